@@ -1,0 +1,23 @@
+//! skeleton
+mod error;
+mod event;
+mod node;
+mod proto;
+mod provider;
+mod state;
+mod wire;
+mod driver {
+    pub(crate) mod clock {
+        pub(crate) fn wall_now() -> std::time::SystemTime {
+            std::time::SystemTime::now()
+        }
+    }
+}
+
+pub use self::{
+    error::{ConfigFault, Error},
+    event::{ClusterEvent, EventData, EventKind},
+    node::{NodeId, NodeInfo, NodeStatus},
+    provider::{Applied, StateProvider},
+    state::{Options, Spread, StateChange, StateKey, StateType, SyncableState, Value},
+};

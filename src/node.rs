@@ -1,0 +1,219 @@
+//! Who a node is, as users see it: its name and what is known of it. Data only, no rule of the protocol.
+
+use std::{
+    borrow::Borrow,
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize, de};
+
+use crate::Error;
+
+/// A node's name: 1 to 128 characters of `A-Z a-z 0-9 . _ -`, but not `.` or `..`.
+///
+/// The certificate names it, so it survives restarts and changes of address.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(Arc<str>); // checked once, in `new`; no other code checks again
+
+/// The longest name a node may have, in characters.
+const NODE_ID_LEN_MAX: usize = 128;
+
+impl NodeId {
+    /// Checks `id` and wraps it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidNodeId`] names the first fault.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(phalanx::NodeId::new("lb-1.fra")?.as_str(), "lb-1.fra");
+    /// assert!(phalanx::NodeId::new("..").is_err());
+    /// # Ok::<(), phalanx::Error>(())
+    /// ```
+    pub fn new(id: impl Into<String>) -> Result<Self, Error> {
+        let id = id.into();
+        match fault_in(&id) {
+            None => Ok(Self(id.into())),
+            Some(fault) => Err(Error::InvalidNodeId { id: shortened(&id), fault }),
+        }
+    }
+
+    /// A fresh name that nobody else has: a random UUID.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_ne!(phalanx::NodeId::random(), phalanx::NodeId::random());
+    /// ```
+    #[must_use]
+    pub fn random() -> Self {
+        Self(uuid::Uuid::new_v4().to_string().into())
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What makes `id` no name of a node, if anything does.
+fn fault_in(id: &str) -> Option<String> {
+    if id.is_empty() {
+        return Some("it is empty".into());
+    }
+    if id == "." || id == ".." {
+        return Some("it is a relative path".into());
+    }
+    if let Some(wrong) = id.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
+        return Some(format!("{wrong:?} is not allowed"));
+    }
+    (id.len() > NODE_ID_LEN_MAX).then(|| format!("it has {} characters", id.len()))
+}
+
+/// The first characters of a text that may be of any length, for an error message.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(NODE_ID_LEN_MAX + 1) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.into(),
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = Error;
+
+    fn from_str(id: &str) -> Result<Self, Error> {
+        Self::new(id)
+    }
+}
+
+impl AsRef<str> for NodeId {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for NodeId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for NodeId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// What a member is believed to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum NodeStatus {
+    /// It answers, or nobody has doubted it.
+    Alive,
+    /// It did not answer a probe and has not yet refuted the suspicion (SWIM §4.2).
+    Suspect,
+    /// The suspicion was confirmed: it crashed or cannot be reached.
+    Dead,
+    /// It said goodbye.
+    Left,
+}
+
+impl NodeStatus {
+    /// `"alive"`, `"suspect"`, `"dead"` or `"left"`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Dead => "dead",
+            Self::Left => "left",
+        }
+    }
+}
+
+impl fmt::Display for NodeStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What this node knows of a member, itself included.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct NodeInfo {
+    /// The name its certificate gives it.
+    pub node_id: NodeId,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// How often it has refuted a suspicion or changed its metadata in this life.
+    pub incarnation: u64,
+    /// Which life this is: the wall clock at its start, in milliseconds since 1970.
+    pub epoch: u64,
+    /// What it is believed to be.
+    pub status: NodeStatus,
+    /// When this node first saw it alive in this life.
+    pub join_time: SystemTime,
+    /// When this node last had proof of life from it.
+    pub last_seen: SystemTime,
+    /// The zone it says it is in.
+    pub zone: Option<String>,
+    /// Its metadata.
+    pub tags: BTreeMap<String, String>,
+    /// The smoothed round-trip time to it, once measured.
+    pub rtt: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_holds_only_what_a_certificate_can_carry() {
+        for good in ["a", "lb-1.fra", "A_b-9", "...", &"x".repeat(128)] {
+            assert_eq!(NodeId::new(good).unwrap().as_str(), good);
+        }
+        for (bad, says) in [
+            ("", "empty"),
+            (".", "relative path"),
+            ("..", "relative path"),
+            ("a b", "' '"),
+            ("ä", "'ä'"),
+            ("a/b", "'/'"),
+        ] {
+            let error = NodeId::new(bad).unwrap_err().to_string();
+            assert!(error.contains(says), "{bad:?}: {error}");
+        }
+        assert!(NodeId::new("x".repeat(129)).unwrap_err().to_string().contains("129 characters"));
+        assert!(NodeId::new("x".repeat(1 << 20)).unwrap_err().to_string().len() < 400);
+    }
+
+    #[test]
+    fn serde_checks_what_new_checks() {
+        assert!(serde_json::from_str::<NodeId>("\"..\"").is_err());
+        assert_eq!(serde_json::from_str::<NodeId>("\"a\"").unwrap(), NodeId::new("a").unwrap());
+    }
+}

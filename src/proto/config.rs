@@ -1,0 +1,40 @@
+//! What the core is told at its making: plain numbers. The driver makes it from the user's `Config`, which the
+//! core does not know.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use crate::{NodeId, StateType};
+
+/// The core's settings. Checked by `config::check` before they get here.
+#[derive(Clone, Debug)]
+pub(crate) struct ProtocolConfig {
+    pub(crate) node_id: NodeId,
+    /// The cluster's name: part of every signed claim, and the key of every hash that orders nodes.
+    pub(crate) cluster: String,
+    /// Which life of the node this is: wall clock at start in ms, or more if a greater one is remembered.
+    pub(crate) epoch: u64,
+    /// Where peers reach this node.
+    pub(crate) address: SocketAddr,
+    pub(crate) zone: Option<String>,
+    pub(crate) tags: BTreeMap<String, String>,
+    pub(crate) gossip_interval: Duration,
+    pub(crate) gossip_fanout: usize,
+    pub(crate) push_pull_interval: Duration,
+    /// The most records in one batch.
+    pub(crate) max_batch_size: usize,
+    /// SWIM's protocol period.
+    pub(crate) ping_interval: Duration,
+    pub(crate) ping_timeout: Duration,
+    pub(crate) ping_req_count: usize,
+    pub(crate) suspicion_mult: u32,
+    pub(crate) dead_node_reclaim: Duration,
+    pub(crate) tombstone_ttl: Duration,
+    /// Up to so many connections every peer is dialled ahead of need; beyond it on demand only.
+    pub(crate) max_connections: usize,
+    /// Types this node neither publishes nor keeps.
+    pub(crate) disabled: BTreeSet<StateType>,
+}

@@ -1,0 +1,51 @@
+//! The user's side of shared state: `StateProvider`. Called by the driver only, on a thread of its own.
+
+use std::collections::HashMap;
+
+use crate::{NodeId, StateKey, StateType, SyncableState};
+
+/// What became of the records that a provider was handed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "users build it as the answer of `apply_remote_state`")]
+pub struct Applied {
+    /// Taken over.
+    pub applied: usize,
+    /// In conflict with something local, and settled.
+    pub conflicts: usize,
+    /// Not taken over.
+    pub rejected: usize,
+}
+
+/// A part of the program whose state is shared: it hears of what others wrote and offers what it holds.
+///
+/// Its methods run on a thread of the provider's own, one call at a time: a provider that blocks delays only
+/// itself, and one that panics is caught, logged, counted, and called again for the next batch. All of them
+/// may call back into the [`Cluster`](crate::Cluster).
+pub trait StateProvider: Send + Sync + 'static {
+    /// The type this provider answers for. Asked once, at registration.
+    fn provider_type(&self) -> StateType;
+
+    /// What this node holds of the type, each record with this node as its source.
+    ///
+    /// Called at registration, and before a push-pull when [`state_digest`](Self::state_digest) shows
+    /// something new, so that changes which nobody broadcast still spread.
+    fn sync_state(&self) -> Vec<SyncableState>;
+
+    /// The version of each key this node holds. From [`sync_state`](Self::sync_state) unless overridden.
+    fn state_digest(&self) -> HashMap<StateKey, u64> {
+        self.sync_state()
+            .into_iter()
+            .map(|record| (StateKey { state_type: record.state_type, key: record.key }, record.version))
+            .collect()
+    }
+
+    /// Takes over what other nodes wrote: in order, each accepted version once, in batches.
+    ///
+    /// A provider slower than the cluster is handed only the newest version of a key that changed meanwhile.
+    fn apply_remote_state(&self, states: Vec<SyncableState>) -> Applied;
+
+    /// A node is confirmed dead. Does nothing unless overridden.
+    fn on_node_failure(&self, node: &NodeId) {
+        let _ = node;
+    }
+}
