@@ -2,8 +2,10 @@
 //! become either (`codec`), and every bound a peer can meet (`limits`). Never awaits, knows no rule.
 
 pub(crate) mod close;
+pub(crate) mod codec;
 pub(crate) mod hello;
 pub(crate) mod limits;
+pub(crate) mod message;
 
 pub(crate) use self::close::CloseCode;
 
