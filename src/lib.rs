@@ -1,6 +1,7 @@
 //! skeleton
 mod error;
 mod event;
+mod identity;
 mod node;
 mod proto;
 mod provider;
@@ -14,9 +15,12 @@ mod driver {
     }
 }
 
+#[cfg(feature = "authority")]
+pub use self::identity::{Authority, Validity};
 pub use self::{
     error::{ConfigFault, Error},
     event::{ClusterEvent, EventData, EventKind},
+    identity::{Identity, Paths},
     node::{NodeId, NodeInfo, NodeStatus},
     provider::{Applied, StateProvider},
     state::{Options, Spread, StateChange, StateKey, StateType, SyncableState, Value},
