@@ -442,3 +442,5 @@ fn roots(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, Error> 
 
 #[cfg(all(test, feature = "authority"))]
 mod tests;
+#[cfg(all(test, feature = "authority"))]
+mod weak_certificates;
