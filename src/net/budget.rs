@@ -31,6 +31,11 @@ impl Bucket {
         may
     }
 
+    /// Takes one, or says when there may be one.
+    pub(crate) fn pause(&mut self, now: Instant) -> Option<Instant> {
+        (!self.take(now)).then(|| now + std::time::Duration::from_secs_f64(1.0 / self.per_second))
+    }
+
     fn refill(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
         self.left = elapsed.mul_add(self.per_second, self.left).min(self.burst);

@@ -23,7 +23,7 @@ use tokio::io::Interest;
 
 use crate::{
     Error,
-    identity::{self, Identity},
+    identity::Identity,
     net::tls::Tls,
 };
 
