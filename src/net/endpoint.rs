@@ -13,7 +13,8 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use quinn::{
-    AsyncUdpSocket, ClientConfig, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, UdpPoller, VarInt,
+    AsyncUdpSocket, ClientConfig, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, UdpPoller,
+    VarInt,
     crypto::{CryptoError, HmacKey},
     udp::{RecvMeta, Transmit, UdpSocketState},
 };
@@ -21,11 +22,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 use rustls::crypto::tls13::{Hkdf, OkmBlock};
 use tokio::io::Interest;
 
-use crate::{
-    Error,
-    identity::Identity,
-    net::tls::Tls,
-};
+use crate::{Error, identity::Identity, net::tls::Tls};
 
 /// A burst of handshakes or of delegations must fit; the system may cap it lower (`net.core.rmem_max`).
 const SOCKET_BUFFER: usize = 4 << 20;
@@ -39,7 +36,9 @@ const INCOMING_MAX: usize = 1024;
 fn transport(dialled: bool) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     config
-        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(u32::try_from(IDLE.as_millis()).unwrap_or(30_000)))))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(
+            u32::try_from(IDLE.as_millis()).unwrap_or(30_000),
+        ))))
         .keep_alive_interval(dialled.then_some(KEEP_ALIVE))
         // A lost first packet waits for three of these; quinn's own 333 ms make that a second.
         .initial_rtt(Duration::from_millis(100))
@@ -255,8 +254,7 @@ impl fmt::Debug for Poller {
 impl UdpPoller for Poller {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(live) = self.socket.live.load_full() else { return Poll::Ready(Ok(())) };
-        let waiting =
-            self.waiting.get_or_insert_with(|| Box::pin(async move { live.io.writable().await }));
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(async move { live.io.writable().await }));
         let result = ready!(waiting.as_mut().poll(cx));
         self.waiting = None;
         Poll::Ready(result)

@@ -35,7 +35,11 @@ const INCUMBENT: Duration = Duration::from_millis(500);
 const WELCOME: Duration = Duration::from_millis(2_000 + 500);
 
 /// Serves one handshake to its welcome or refusal.
-pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming, unvalidated: Option<OwnedSemaphorePermit>) {
+pub(crate) async fn accept(
+    shared: Arc<Shared>,
+    incoming: Incoming,
+    unvalidated: Option<OwnedSemaphorePermit>,
+) {
     let remote = incoming.remote_address();
     let connection = match handshake(incoming).await {
         Ok(connection) => connection,
@@ -122,10 +126,12 @@ fn encode(introduction: &Introduction) -> Result<Bytes, Closed> {
 }
 
 fn decode(bytes: &[u8]) -> Result<Introduction, Closed> {
-    let malformed = |fault: String| Closed::ours(CloseCode::PROTOCOL_VIOLATION, format!("a malformed hello: {fault}"));
+    let malformed =
+        |fault: String| Closed::ours(CloseCode::PROTOCOL_VIOLATION, format!("a malformed hello: {fault}"));
     let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
     reader.set_max_depth(16);
-    let introduction = Introduction::deserialize(&mut reader).map_err(|error| malformed(error.to_string()))?;
+    let introduction =
+        Introduction::deserialize(&mut reader).map_err(|error| malformed(error.to_string()))?;
     // rmp-serde ignores what follows.
     match IgnoredAny::deserialize(&mut reader) {
         Err(_) => Ok(introduction),
@@ -134,14 +140,21 @@ fn decode(bytes: &[u8]) -> Result<Introduction, Closed> {
 }
 
 /// What the handshake proved, judged once more: the identity may have been reloaded since.
-fn identify(shared: &Shared, connection: &Connection, role: Role) -> Result<(identity::Peer, Admission), Closed> {
+fn identify(
+    shared: &Shared,
+    connection: &Connection,
+    role: Role,
+) -> Result<(identity::Peer, Admission), Closed> {
     let generation = shared.generation.load(std::sync::atomic::Ordering::Relaxed);
     let chain = connection
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
         .ok_or_else(|| Closed::ours(CloseCode::IDENTITY_MISMATCH, "no certificate"))?;
     if chain.iter().map(|certificate| certificate.len()).sum::<usize>() > CHAIN_LEN_MAX {
-        return Err(Closed::ours(CloseCode::TOO_LARGE, format!("a certificate chain over {CHAIN_LEN_MAX} bytes")));
+        return Err(Closed::ours(
+            CloseCode::TOO_LARGE,
+            format!("a certificate chain over {CHAIN_LEN_MAX} bytes"),
+        ));
     }
     let peer = shared
         .tls
@@ -158,7 +171,11 @@ fn identify(shared: &Shared, connection: &Connection, role: Role) -> Result<(ide
 }
 
 /// Whether what a peer says of itself fits its certificate and this node, and the host lets it in.
-async fn vet(shared: &Arc<Shared>, certificate: &identity::Peer, theirs: &Introduction) -> Result<(), Closed> {
+async fn vet(
+    shared: &Arc<Shared>,
+    certificate: &identity::Peer,
+    theirs: &Introduction,
+) -> Result<(), Closed> {
     let ours = shared.host.introduce(Some(&theirs.node_id));
     let ((min, max), (our_min, our_max)) = (theirs.versions, ours.versions);
     if min > max || max < our_min || min > our_max {
@@ -204,7 +221,12 @@ async fn vet(shared: &Arc<Shared>, certificate: &identity::Peer, theirs: &Introd
 }
 
 /// Where the older life of a node still answers, if it does.
-async fn ask_incumbent(shared: &Arc<Shared>, node: &NodeId, epoch: u64, address: SocketAddr) -> Option<SocketAddr> {
+async fn ask_incumbent(
+    shared: &Arc<Shared>,
+    node: &NodeId,
+    epoch: u64,
+    address: SocketAddr,
+) -> Option<SocketAddr> {
     let old = lock(&shared.pool).open(node).filter(|conn| conn.epoch == epoch);
     let answer = if let Some(old) = &old {
         stream::ask_echo(&old.connection).await
@@ -310,7 +332,11 @@ fn strayed(expected: &NodeId, answered: &NodeId) -> Closed {
     Closed::ours(CloseCode::IDENTITY_MISMATCH, format!("{expected} was dialled, {answered} answered"))
 }
 
-async fn converse(shared: &Shared, connection: &Connection, peer: Option<&NodeId>) -> Result<Introduction, Closed> {
+async fn converse(
+    shared: &Shared,
+    connection: &Connection,
+    peer: Option<&NodeId>,
+) -> Result<Introduction, Closed> {
     let hello = encode(&shared.host.introduce(peer))?;
     let lost = |error: ConnectionError| Closed::from_quinn(&error);
     let (mut send, mut recv) = connection.open_bi().await.map_err(lost)?;

@@ -37,7 +37,6 @@ use tokio::{
 };
 
 pub use self::stats::NetStats;
-pub(crate) use self::{close::Closed, stream::StreamEvent};
 use self::{
     budget::{Bucket, Gate},
     endpoint::Socket,
@@ -46,6 +45,7 @@ use self::{
     stream::Streams,
     tls::Tls,
 };
+pub(crate) use self::{close::Closed, stream::StreamEvent};
 use crate::{
     Error, NodeId,
     driver::clock,
@@ -100,7 +100,10 @@ pub(crate) enum Judgement {
     Admit,
     Refuse(CloseCode, String),
     /// The hello of a newer life of a node that is believed alive: the older one must be found silent first.
-    Incumbent { epoch: u64, address: SocketAddr },
+    Incumbent {
+        epoch: u64,
+        address: SocketAddr,
+    },
 }
 
 /// A connection, as it is at its beginning.
@@ -400,7 +403,10 @@ impl Shared {
         match self.tls.trust().judge(&conn.chain, role, unix_now()) {
             Ok(peer) if peer.cluster == self.config.cluster => true,
             Ok(peer) => {
-                let reason = format!("the certificate is of cluster {}, ours is {}", peer.cluster, self.config.cluster);
+                let reason = format!(
+                    "the certificate is of cluster {}, ours is {}",
+                    peer.cluster, self.config.cluster
+                );
                 conn.close(Closed::ours(CloseCode::NO_LONGER_TRUSTED, reason));
                 false
             }

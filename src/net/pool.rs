@@ -246,7 +246,11 @@ impl Tell {
 impl Shared {
     /// Takes a connection in, whose peer was found worthy, and settles which of several to one peer stays. The host
     /// hears of it at the next `tell`.
-    pub(crate) fn admit(self: &Arc<Self>, conn: &Arc<Conn>, introduction: Introduction) -> Result<(), Closed> {
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        conn: &Arc<Conn>,
+        introduction: Introduction,
+    ) -> Result<(), Closed> {
         let mut pool = lock(&self.pool);
         if pool.stopped {
             return Err(Closed::ours(CloseCode::LEFT, "the node is stopping"));
@@ -261,7 +265,8 @@ impl Shared {
                 self.tell.add(News::Connected(Arc::clone(conn), Box::new(introduction)));
             }
             Some(old) if old.epoch > conn.epoch => {
-                let reason = format!("{} lives on with epoch {}, this is {}", conn.peer, old.epoch, conn.epoch);
+                let reason =
+                    format!("{} lives on with epoch {}, this is {}", conn.peer, old.epoch, conn.epoch);
                 slot.current = Some(old);
                 return Err(Closed::ours(CloseCode::DUPLICATE_ID, reason));
             }
@@ -277,7 +282,8 @@ impl Shared {
                 let we_keep_ours = self.config.node_id < conn.peer;
                 self.counters.duplicates.one();
                 // Of two in one direction the dialler knew that the older is of no use.
-                let newer_stays = !old.is_open() || old.dialled == conn.dialled || conn.dialled == we_keep_ours;
+                let newer_stays =
+                    !old.is_open() || old.dialled == conn.dialled || conn.dialled == we_keep_ours;
                 let (stays, goes) = if newer_stays { (conn, &old) } else { (&old, conn) };
                 let wait = if we_keep_ours { LINGER } else { LINGER_FOREIGN };
                 over = Some((Arc::clone(goes), closed, wait));

@@ -69,7 +69,11 @@ pub(crate) enum Fault {
 }
 
 /// Reads one frame of at most `max` bytes, for whose begin `patience` is given. `None`: there are no more.
-pub(crate) async fn read_frame(recv: &mut RecvStream, patience: Duration, max: usize) -> Result<Option<Bytes>, Fault> {
+pub(crate) async fn read_frame(
+    recv: &mut RecvStream,
+    patience: Duration,
+    max: usize,
+) -> Result<Option<Bytes>, Fault> {
     let mut header = [0; 4];
     let begun = timeout(patience, recv.read(&mut header)).await.map_err(|_| Fault::Silent)?;
     match begun.map_err(|_| Fault::Lost)? {
@@ -103,7 +107,10 @@ async fn read_body(recv: &mut RecvStream, size: usize) -> Result<Bytes, Fault> {
 pub(crate) async fn write_frame(send: &mut SendStream, bytes: Bytes) -> Result<(), Fault> {
     let size = u32::try_from(bytes.len()).map_err(|_| Fault::TooLarge(bytes.len()))?;
     let mut chunks = [Bytes::copy_from_slice(&size.to_be_bytes()), bytes];
-    timeout(FRAME, send.write_all_chunks(&mut chunks)).await.map_err(|_| Fault::TooSlow)?.map_err(|_| Fault::Lost)
+    timeout(FRAME, send.write_all_chunks(&mut chunks))
+        .await
+        .map_err(|_| Fault::TooSlow)?
+        .map_err(|_| Fault::Lost)
 }
 
 async fn write_kind(send: &mut SendStream, kind: u8) -> Result<(), Fault> {
@@ -113,7 +120,10 @@ async fn write_kind(send: &mut SendStream, kind: u8) -> Result<(), Fault> {
 /// The first byte of a stream that the peer opened.
 pub(crate) async fn read_kind(recv: &mut RecvStream) -> Result<u8, Fault> {
     let mut kind = [0];
-    timeout(HEADER, recv.read_exact(&mut kind)).await.map_err(|_| Fault::TooSlow)?.map_err(|_| Fault::Lost)?;
+    timeout(HEADER, recv.read_exact(&mut kind))
+        .await
+        .map_err(|_| Fault::TooSlow)?
+        .map_err(|_| Fault::Lost)?;
     Ok(kind[0])
 }
 
@@ -200,9 +210,10 @@ async fn read_messages(shared: &Arc<Shared>, conn: &Conn, mut recv: RecvStream) 
 
 fn closed_for(fault: &Fault) -> Closed {
     match fault {
-        Fault::TooLarge(size) => {
-            Closed::ours(CloseCode::TOO_LARGE, format!("a frame of {size} bytes; the limit is {FRAME_LEN_MAX}"))
-        }
+        Fault::TooLarge(size) => Closed::ours(
+            CloseCode::TOO_LARGE,
+            format!("a frame of {size} bytes; the limit is {FRAME_LEN_MAX}"),
+        ),
         Fault::Silent => Closed::ours(CloseCode::TOO_SLOW, "nothing came for too long"),
         Fault::TooSlow => Closed::ours(CloseCode::TOO_SLOW, "a frame was not complete in time"),
         Fault::Lost => Closed::ours(CloseCode::UNSPECIFIED, "the stream was cut"),
