@@ -73,7 +73,7 @@ async fn welcome(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Cl
     shared.admit(&conn, introduction)?;
     shared.counters.accepted.one();
     // If it does not arrive, the connection is gone, and its task will find out.
-    let _ = stream::write_frame(&mut send, answer).await;
+    let _ = timeout(HELLO, stream::write_frame(&mut send, answer)).await;
     let _ = send.finish();
     shared.tell();
     Ok(())

@@ -50,9 +50,12 @@ impl Default for Weather {
     }
 }
 
+/// When it arrives, its number, where it came from, what it holds.
+type Packet = (Instant, u64, SocketAddr, Vec<u8>);
+
 #[derive(Default)]
 struct Inbox {
-    packets: BinaryHeap<Reverse<(Instant, u64, SocketAddr, Vec<u8>)>>,
+    packets: BinaryHeap<Reverse<Packet>>,
     waker: Option<Waker>,
 }
 

@@ -432,18 +432,15 @@ async fn accept(shared: Arc<Shared>, endpoint: Endpoint) {
             incoming.ignore();
             continue;
         };
-        let unvalidated = if incoming.remote_address_validated() {
-            None
-        } else {
-            match Arc::clone(&shared.unvalidated).try_acquire_owned() {
-                Ok(permit) => Some(permit),
-                Err(_) => {
-                    shared.counters.handshakes_retried.one();
-                    let _ = incoming.retry();
-                    continue;
-                }
+        let mut unvalidated = None;
+        if !incoming.remote_address_validated() {
+            unvalidated = Arc::clone(&shared.unvalidated).try_acquire_owned().ok();
+            if unvalidated.is_none() {
+                shared.counters.handshakes_retried.one();
+                let _ = incoming.retry();
+                continue;
             }
-        };
+        }
         if !lock(&shared.gate).take(incoming.remote_address().ip(), clock::monotonic()) {
             shared.counters.handshakes_ignored.one();
             incoming.ignore(); // an honest peer asks again a little later

@@ -329,13 +329,10 @@ impl Shared {
         let mut pool = lock(&self.pool);
         if let Some(slot) = pool.slots.get_mut(peer) {
             slot.dialling = false;
-            match (failure, &slot.current) {
-                (Some(error), None) => {
-                    self.counters.messages_dropped.add(slot.waiting.messages.len());
-                    slot.waiting = Waiting::default();
-                    self.tell.add(News::DialFailed(peer.clone(), address, error));
-                }
-                (None, None) | (_, Some(_)) => {}
+            if let (Some(error), None) = (failure, &slot.current) {
+                self.counters.messages_dropped.add(slot.waiting.messages.len());
+                slot.waiting = Waiting::default();
+                self.tell.add(News::DialFailed(peer.clone(), address, error));
             }
         }
         pool.tidy(peer);

@@ -522,6 +522,66 @@ virtual_time! {
         c.transport.dial_seed(a.address()).await.unwrap();
     }
 
+    async fn a_peer_that_comes_again_in_the_same_life_stays_connected() {
+        let world = world(Weather::default());
+        let (a, b) = (world.node("a"), world.node("b"));
+        a.transport.dial_seed(b.address()).await.unwrap();
+        world.network.group(a.address(), 1);
+        a.transport.close(&id("b"), CloseCode::RATE_LIMITED, "unheard");
+        sleep(Duration::from_secs(5)).await;
+        world.network.group(a.address(), 0);
+        a.transport.dial_seed(b.address()).await.unwrap();
+        assert!(b.transport.send(&id("a"), Bytes::from_static(b"x")));
+        until(|| lock(&a.host.messages).len() == 1).await;
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!((a.admitted(), b.admitted()), (1, 1));
+        assert_eq!(*lock(&b.host.log), ["connected a 1"]);
+    }
+
+    async fn a_seed_that_is_connected_is_not_connected_twice() {
+        let world = world(Weather::default());
+        let (a, b) = (world.node("a"), world.node("b"));
+        for _ in 0..3 {
+            assert_eq!(a.transport.dial_seed(b.address()).await.unwrap(), id("b"));
+            assert_eq!(b.transport.dial_seed(a.address()).await.unwrap(), id("a"));
+        }
+        sleep(Duration::from_secs(6)).await;
+        assert_eq!((a.admitted(), b.admitted()), (1, 1));
+        assert_eq!((lock(&a.host.log).len(), lock(&b.host.log).len()), (1, 1));
+        assert_eq!(b.transport.counters().duplicates, 0);
+        assert!(b.transport.counters().refused.is_empty());
+    }
+
+    async fn under_load_an_address_is_proved_first() {
+        let world = world(Weather::default());
+        let server = world.node("server");
+        let load = server.transport.shared.unvalidated.try_acquire_many(UNVALIDATED_MAX as u32).unwrap();
+        world.serves(&server).await;
+        assert!(server.transport.counters().handshakes_retried > 0);
+        drop(load);
+        while lock(&server.transport.shared.gate).take(address(1).ip(), clock::monotonic()) {}
+        world.serves(&server).await;
+        assert!(server.transport.counters().handshakes_ignored > 0);
+    }
+
+    async fn the_ninth_stream_waits() {
+        let world = world(Weather::default());
+        let (a, b) = (world.node("a"), world.node("b"));
+        a.transport.dial_seed(b.address()).await.unwrap();
+        for n in 0..20 {
+            a.transport.open_stream(&id("b"), StreamId(1 + 2 * n));
+        }
+        let opened = || lock(&b.host.events).iter().filter(|(_, event)| *event == StreamEvent::Opened).count();
+        until(|| opened() == 8).await;
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(opened(), 8);
+        for n in 0..20 {
+            a.transport.finish(StreamId(1 + 2 * n));
+            b.transport.finish(StreamId(2 + 2 * n));
+        }
+        until(|| opened() == 16).await;
+    }
+
     async fn loss_and_a_small_path_stop_nobody() {
         let world = world(Weather { loss: 0.1, duplication: 0.1, mtu: 1_300, jitter: Duration::from_millis(5), ..Weather::default() });
         let (a, b) = (world.node("a"), world.node("b"));
@@ -606,4 +666,32 @@ async fn a_certificate_that_ends_ends_its_connection() {
     until(|| host.said("disconnected a 0x12") == 1).await;
     assert_eq!(transport.reload(&authority.issue(&id("b")).unwrap()).unwrap(), 0);
     transport.dial_seed(a.address()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_is_known_as_soon_as_the_next_process_has_the_port() {
+    let authority = Authority::generate("edge").unwrap();
+    let a = real("a", &authority, (Ipv4Addr::LOCALHOST, 0).into());
+    let identity = authority.issue(&id("b")).unwrap();
+    let begin = |bind| {
+        let config = NetConfig { bind, ..config("b", "edge") };
+        Transport::bind(config, &identity, host(introduction("b", 1)))
+    };
+    let b = begin((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = b.local_address();
+    a.transport.dial_seed(address).await.unwrap();
+    drop(b);
+    let mut next = None;
+    until(|| {
+        next = begin(address).ok();
+        next.is_some()
+    })
+    .await;
+    let before = clock::monotonic();
+    until(|| {
+        a.transport.send(&id("b"), Bytes::from_static(b"are you there"));
+        a.host.said("disconnected b") == 1
+    })
+    .await;
+    assert!(before.elapsed() < Duration::from_secs(5), "a reset, not the idle time-out of 30 s");
 }
