@@ -320,7 +320,7 @@ impl Transport {
     /// New handshakes use the new identity at once, live peers are judged by it; how many were closed.
     pub(crate) fn reload(&self, identity: &Identity) -> Result<usize, Error> {
         let shared = &self.shared;
-        shared.tls.reload(identity, shared.config.shared_certificate)?;
+        shared.tls.reload(identity, &shared.config)?;
         shared.generation.fetch_add(1, Relaxed);
         let conns = lock(&shared.pool).all();
         Ok(conns.iter().filter(|conn| !shared.still_trusted(conn)).count())
@@ -347,7 +347,7 @@ impl Transport {
         stats
     }
 
-    /// Closes every connection, waits a second at most until the peers know, ends all tasks and frees the port.
+    /// Closes every connection (the host hears no `disconnected` of it), waits a second at most until the peers know, ends all tasks and frees the port.
     pub(crate) async fn shutdown(&self, code: CloseCode, reason: &str) {
         let shared = &self.shared;
         let conns = lock(&shared.pool).stop();

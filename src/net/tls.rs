@@ -23,6 +23,7 @@ use rustls::{
 use crate::{
     Error,
     identity::{self, Identity, Role, Trust},
+    net::{NetConfig, unix_now},
 };
 
 /// The wire version, as the handshake negotiates it.
@@ -47,10 +48,27 @@ impl Tls {
         }))
     }
 
-    /// Everything is made before anything is swapped.
-    pub(crate) fn reload(&self, identity: &Identity, shared_certificate: bool) -> Result<(), Error> {
-        let trust = Trust::new(identity, shared_certificate)?;
+    /// Everything is made and checked before anything is swapped.
+    pub(crate) fn reload(&self, identity: &Identity, config: &NetConfig) -> Result<(), Error> {
+        let trust = Trust::new(identity, config.shared_certificate)?;
         let certified = certified(identity, &self.provider)?;
+        let refused = |fault: String| Error::Identity {
+            what: "the new identity".into(),
+            fault,
+            remedy: "the old one stays in force; give one of this node that its own roots accept".into(),
+            source: None,
+        };
+        let own = trust
+            .judge(identity.chain(), Role::Dialled, unix_now())
+            .map_err(|rejection| refused(rejection.reason))?;
+        if own.cluster != config.cluster || own.node.as_ref().is_some_and(|node| *node != config.node_id) {
+            let named = own.node.as_ref().map_or("any", |node| node.as_str());
+            let (ours, cluster) = (&config.node_id, &config.cluster);
+            return Err(refused(format!(
+                "it names node {named} of cluster {}, this is {ours} of {cluster}",
+                own.cluster
+            )));
+        }
         self.trust.store(Arc::new(trust));
         self.certified.store(Arc::new(certified));
         Ok(())
