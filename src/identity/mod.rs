@@ -440,6 +440,10 @@ fn roots(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, Error> 
     Ok(roots)
 }
 
+#[cfg(all(doctest, feature = "authority"))]
+#[doc = include_str!("../../certs/README.md")]
+struct CertificatesReadme;
+
 #[cfg(all(test, feature = "authority"))]
 mod tests;
 #[cfg(all(test, feature = "authority"))]

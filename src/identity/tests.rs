@@ -33,13 +33,14 @@ fn trust(identity: &Identity) -> Trust {
 /// The verdict now, in both directions, which must be one.
 fn judged(trust: &Trust, chain: &[CertificateDer<'_>]) -> Result<Peer, Rejection> {
     let now = unix_time(clock::wall_now());
-    let (dialled, dialler) = (trust.judge(chain, Role::Dialled, now), trust.judge(chain, Role::Dialler, now));
-    match (&dialled, &dialler) {
+    let server = trust.judge(chain, Role::Dialled, now);
+    let client = trust.judge(chain, Role::Dialler, now);
+    match (&server, &client) {
         (Ok(a), Ok(b)) => assert_eq!(a, b),
         (Err(a), Err(b)) => assert_eq!((a.kind, &a.reason), (b.kind, &b.reason)),
         (a, b) => panic!("{a:?} as the server, {b:?} as the client"),
     }
-    dialled
+    server
 }
 
 fn refused(result: Result<Peer, Rejection>, kind: RejectionKind, alert: u8, says: &[&str]) {
@@ -404,25 +405,53 @@ fn an_authority_without_a_list_revokes_nothing_while_another_has_one() {
 }
 
 #[test]
-fn two_keys_of_one_authority_name_each_have_their_list() {
-    let list = |ca: &Anything, serial: &[u8]| {
-        let params = rcgen::CertificateRevocationListParams {
-            this_update: rcgen::date_time_ymd(2026, 1, 1),
-            next_update: rcgen::date_time_ymd(2027, 1, 1),
-            crl_number: 7_u64.into(),
-            issuing_distribution_point: None,
-            revoked_certs: vec![rcgen::RevokedCertParams {
-                serial_number: rcgen::SerialNumber::from_slice(serial),
-                revocation_time: rcgen::date_time_ymd(2026, 1, 1),
-                reason_code: None,
-                invalidity_date: None,
-            }],
-            key_identifier_method: rcgen::KeyIdMethod::Sha256,
-        };
-        params.signed_by(&ca.0).unwrap().pem().unwrap()
+fn the_list_of_an_issuer_below_the_root_counts() {
+    let root = Anything::new("root");
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "below");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let below = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &root.0).unwrap();
+    let below_der = below.der().clone();
+    let below = Anything(below);
+    let (leaf, key) = below.leaf_and_key(serial(1));
+    let cert: String = [&leaf, &below_der, root.0.der()].map(|der| pem::encode("CERTIFICATE", der)).concat();
+    let here =
+        Identity::from_pem(root.0.pem().as_bytes(), cert.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+    assert_eq!(here.chain(), [leaf, below_der.clone()], "the root is not sent");
+    here.check_usable(false, clock::wall_now()).unwrap();
+    let here = trust(&here.with_crl_pem(list(&below, &[2]).as_bytes()).unwrap());
+    let gone = [below.leaf(serial(2)), below_der.clone()];
+    refused(judged(&here, &gone), RejectionKind::Revoked, 44, &[]);
+    assert!(judged(&here, &[below.leaf(serial(3)), below_der]).is_ok());
+    assert!(judged(&here, &[root.leaf(serial(2))]).is_ok(), "another issuer's number");
+}
+
+fn serial(n: u8) -> impl FnOnce(&mut CertificateParams) {
+    move |leaf| leaf.serial_number = Some(vec![n].into())
+}
+
+/// A revocation list with one entry.
+fn list(ca: &Anything, serial: &[u8]) -> String {
+    let params = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2026, 1, 1),
+        next_update: rcgen::date_time_ymd(2027, 1, 1),
+        crl_number: 7_u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: vec![rcgen::RevokedCertParams {
+            serial_number: rcgen::SerialNumber::from_slice(serial),
+            revocation_time: rcgen::date_time_ymd(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
     };
+    params.signed_by(&ca.0).unwrap().pem().unwrap()
+}
+
+#[test]
+fn two_keys_of_one_authority_name_each_have_their_list() {
     let (old, new) = (Anything::new("one"), Anything::new("one"));
-    let serial = |n: u8| move |leaf: &mut CertificateParams| leaf.serial_number = Some(vec![n].into());
     let (own, key) = old.leaf_and_key(serial(9));
     let ca = [old.0.pem(), new.0.pem()].concat();
     let cert = pem::encode("CERTIFICATE", &own);
@@ -739,6 +768,55 @@ fn cluster_names_are_checked() {
         assert!(matches!(Authority::generate(bad), Err(Error::InvalidClusterName { .. })), "{bad:?}");
     }
     assert!(Authority::generate("c".repeat(255)).unwrap().issue(&id("a")).is_ok());
+}
+
+// --- certs/README.md
+
+#[test]
+#[cfg(unix)]
+fn the_openssl_commands_of_the_readme_make_identities_that_trust_one_another() {
+    use std::process::Command;
+
+    if Command::new("openssl").arg("version").output().is_err() {
+        eprintln!("skipped: no openssl here");
+        return;
+    }
+    let readme = include_str!("../../certs/README.md");
+    let chapter = readme.split("\n## openssl\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let blocks: Vec<_> =
+        chapter.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    let [ca, node, list] = blocks[..] else { panic!("{} blocks", blocks.len()) };
+    let dir = tempfile::tempdir().unwrap();
+    let run = |script: &str| {
+        let output = Command::new("sh").arg("-ec").arg(script).current_dir(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(ca);
+    run(node);
+    run(&node.replace("lb-1", "lb-2"));
+    let path = |name: &str| dir.path().join(name);
+    let load = |node: &str| {
+        let (cert, key) = (path(&format!("{node}.pem")), path(&format!("{node}.key")));
+        Identity::from_pem_files(path("ca.pem"), cert, key).unwrap()
+    };
+    let (a, b) = (load("lb-1"), load("lb-2"));
+    assert_eq!((a.cluster_name(), a.node_id()), ("edge", Some(id("lb-1"))));
+    for (here, there) in [(&a, &b), (&b, &a)] {
+        here.check_usable(false, clock::wall_now()).unwrap();
+        assert_eq!(judged(&trust(here), there.chain()).unwrap().node, there.node_id());
+    }
+    run(list);
+    let a = a.with_crl_file(path("crl.pem")).unwrap();
+    refused(judged(&trust(&a), b.chain()), RejectionKind::Revoked, 44, &[]);
+
+    let taken_over = Authority::load(dir.path()).unwrap();
+    let c = taken_over.issue(&id("lb-3")).unwrap();
+    assert!(judged(&trust(&a), c.chain()).is_ok());
+    refused(judged(&trust(&c), b.chain()), RejectionKind::Revoked, 44, &[]);
+    taken_over.revoke(&c).unwrap();
+    let a = a.with_crl_pem(&taken_over.crl_pem()).unwrap();
+    refused(judged(&trust(&a), c.chain()), RejectionKind::Revoked, 44, &[]);
+    refused(judged(&trust(&a), b.chain()), RejectionKind::Revoked, 44, &[]);
 }
 
 // --- Claims

@@ -149,7 +149,8 @@ pub(super) fn written(time: SystemTime) -> String {
 
 /// A time as rustls gives it, as people read it.
 pub(super) fn written_unix(time: UnixTime) -> String {
-    written(UNIX_EPOCH + Duration::from_secs(time.as_secs()))
+    let since = Duration::from_secs(time.as_secs());
+    UNIX_EPOCH.checked_add(since).map_or_else(|| format!("{since:?} after 1970"), written)
 }
 
 fn system_time(time: ASN1Time) -> SystemTime {
