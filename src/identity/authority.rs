@@ -523,7 +523,7 @@ fn refused<E: std::error::Error + Send + Sync + 'static>(action: &'static str) -
         what: "authority".into(),
         fault: format!("it cannot {action} ({source})"),
         remedy: "check its files".into(),
-        source: None,
+        source: Some(Box::new(source)),
     }
 }
 

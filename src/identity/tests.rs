@@ -12,7 +12,7 @@ use rcgen::{
 };
 use rustls::AlertDescription;
 
-use super::{trust::unix_time, *};
+use super::*;
 use crate::driver::clock;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -61,11 +61,15 @@ struct Anything(CertifiedIssuer<'static, KeyPair>);
 
 impl Anything {
     fn new(name: &str) -> Self {
+        Self::with_key(name, KeyPair::generate().unwrap())
+    }
+
+    fn with_key(name: &str, key: KeyPair) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        Self(CertifiedIssuer::self_signed(params, key).unwrap())
     }
 
     fn leaf(&self, change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
@@ -456,13 +460,25 @@ fn two_keys_of_one_authority_name_each_have_their_list() {
     let ca = [old.0.pem(), new.0.pem()].concat();
     let cert = pem::encode("CERTIFICATE", &own);
     let here = Identity::from_pem(ca.as_bytes(), cert.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
-    let here = here.with_crl_pem([list(&old, &[1]), list(&new, &[2])].concat().as_bytes()).unwrap();
-    assert_eq!(here.crls().len(), 2);
-    let here = trust(&here);
-    for (ca, revoked, kept) in [(&old, 1, 2), (&new, 2, 1)] {
-        refused(judged(&here, &[ca.leaf(serial(revoked))]), RejectionKind::Revoked, 44, &[]);
-        assert!(judged(&here, &[ca.leaf(serial(kept))]).is_ok());
+    let lists = [list(&old, &[1]), list(&new, &[2])];
+    for lists in [lists.concat(), lists.iter().rev().cloned().collect()] {
+        let here = here.clone().with_crl_pem(lists.as_bytes()).unwrap();
+        assert_eq!(here.crls().len(), 2);
+        let here = trust(&here);
+        for (ca, revoked, kept) in [(&old, 1, 2), (&new, 2, 1)] {
+            refused(judged(&here, &[ca.leaf(serial(revoked))]), RejectionKind::Revoked, 44, &[]);
+            assert!(judged(&here, &[ca.leaf(serial(kept))]).is_ok());
+        }
     }
+}
+
+#[test]
+fn a_list_under_another_name_is_refused_though_the_key_is_the_same() {
+    let key = KeyPair::generate().unwrap();
+    let twin = KeyPair::try_from(key.serialize_der()).unwrap();
+    let (ca, renamed) = (Anything::with_key("one", key), Anything::with_key("two", twin));
+    let error = ca.identity(|_| {}).with_crl_pem(list(&renamed, &[1]).as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("signed it"), "webpki would never find it: {error}");
 }
 
 #[test]
@@ -843,7 +859,37 @@ fn a_claim_is_believed_only_from_the_node_that_signed_it() {
     assert!(!here.verify_claim(&id("a"), &chain, b"I am here", &other_scheme));
     let stranger = trust(&Authority::generate("edge").unwrap().issue(&id("b")).unwrap());
     assert!(!stranger.verify_claim(&id("a"), &chain, b"I am here", &signature));
+    // What follows the chain is not looked at, but its length is.
+    let longer = |length: u16| {
+        let zeros = vec![0; usize::from(length)];
+        [&chain[..], &length.to_be_bytes(), &zeros].concat()
+    };
+    assert!(here.verify_claim(&id("a"), &longer(10), b"I am here", &signature));
+    assert!(!here.verify_claim(&id("a"), &longer(16 * 1024), b"I am here", &signature));
     assert!(!here.verify_claim(&id("a"), &[0; 20_000], b"I am here", &signature));
+}
+
+#[test]
+fn a_claim_is_signed_as_tls_1_3_signs() {
+    use rustls::{SignatureScheme, crypto::aws_lc_rs};
+
+    let ca = Anything::new("one");
+    let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![uri("spiffe://edge/node/a")];
+    params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
+    let leaf = params.signed_by(&key, &ca.0).unwrap();
+    let (cert, key) = (leaf.pem(), key.serialize_pem());
+    let identity = Identity::from_pem(ca.0.pem().as_bytes(), cert.as_bytes(), key.as_bytes()).unwrap();
+    let signer = Signer::new(&identity).unwrap();
+    let here = ca.trust();
+    assert!(here.verify_claim(&id("a"), &signer.chain(), b"m", &signer.sign(b"m").unwrap()));
+
+    let old = SignatureScheme::RSA_PKCS1_SHA256;
+    let key = aws_lc_rs::sign::any_supported_type(identity.key()).unwrap();
+    let signature = key.choose_scheme(&[old]).unwrap().sign(b"m").unwrap();
+    let signature = [&u16::from(old).to_be_bytes()[..], &signature].concat();
+    assert!(!here.verify_claim(&id("a"), &signer.chain(), b"m", &signature));
 }
 
 #[test]
