@@ -1,5 +1,7 @@
 //! Every refusal of a certificate, a key or a list, with its text; and that nothing hostile makes any of it panic.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::{
     fs,
     time::{Duration, UNIX_EPOCH},
@@ -866,7 +868,7 @@ fn a_claim_is_believed_only_from_the_node_that_signed_it() {
     };
     assert!(here.verify_claim(&id("a"), &longer(10), b"I am here", &signature));
     assert!(!here.verify_claim(&id("a"), &longer(16 * 1024), b"I am here", &signature));
-    assert!(!here.verify_claim(&id("a"), &[0; 20_000], b"I am here", &signature));
+    assert!(!here.verify_claim(&id("a"), &vec![0; 20_000], b"I am here", &signature));
 }
 
 #[test]
@@ -953,7 +955,7 @@ fn no_bytes_make_a_parser_or_a_judge_panic() {
         let certificate = CertificateDer::from(changed);
         let _ = SpiffeName::from_certificate(&certificate);
         let _ = x509::facts(&certificate);
-        let verdict = here.judge(&[certificate.clone()], Role::Dialler, now);
+        let verdict = here.judge(std::slice::from_ref(&certificate), Role::Dialler, now);
         prop_assert_eq!(verdict.is_ok(), untouched);
         if let Err(rejection) = verdict {
             prop_assert!(!rejection.reason.contains(char::is_control) && rejection.reason.len() < 2_000);
