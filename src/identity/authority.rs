@@ -483,7 +483,7 @@ fn parameters(validity: Validity) -> Result<CertificateParams, Error> {
 /// A name of its own for every authority: webpki finds an issuer by name, so two of one name would be confused
 /// while a cluster moves from one to the other.
 fn distinguished_name() -> Result<DistinguishedName, Error> {
-    let tag: String = random::<8>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+    let tag = x509::hex(&random::<8>()?);
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, format!("phalanx CA {tag}"));
     Ok(name)
@@ -523,7 +523,7 @@ fn refused<E: std::error::Error + Send + Sync + 'static>(action: &'static str) -
         what: "authority".into(),
         fault: format!("it cannot {action} ({source})"),
         remedy: "check its files".into(),
-        source: None,
+        source: Some(Box::new(source)),
     }
 }
 

@@ -31,7 +31,7 @@ use self::file::{CRL_LEN_MAX, Draft, PEM_LEN_MAX, fault, named};
 pub(crate) use self::{
     signer::Signer,
     spiffe::SpiffeName,
-    trust::{Peer, Rejection, RejectionKind, Role, Trust, provider},
+    trust::{Peer, Rejection, RejectionKind, Role, Trust, provider, unix_time},
 };
 use crate::{Error, NodeId};
 
@@ -439,6 +439,10 @@ fn roots(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, Error> 
     });
     Ok(roots)
 }
+
+#[cfg(all(doctest, feature = "authority"))]
+#[doc = include_str!("../../certs/README.md")]
+struct CertificatesReadme;
 
 #[cfg(all(test, feature = "authority"))]
 mod tests;

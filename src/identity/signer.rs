@@ -79,24 +79,24 @@ impl Trust {
         let Ok(peer) = self.judge(&chain, Role::Signer, time) else {
             return false;
         };
-        peer.node.is_none_or(|named| named == *node) && self.verify_signature(&chain[0], message, signature)
+        peer.node.is_none_or(|named| named == *node) && verify_signature(&chain[0], message, signature)
     }
+}
 
-    fn verify_signature(&self, leaf: &CertificateDer<'_>, message: &[u8], signature: &[u8]) -> bool {
-        let (Some((scheme, signature)), Ok(leaf)) =
-            (signature.split_first_chunk::<2>(), EndEntityCert::try_from(leaf))
-        else {
-            return false;
-        };
-        let scheme = SignatureScheme::from(u16::from_be_bytes(*scheme));
-        if !SCHEMES.contains(&scheme) || signature.len() + 2 > SIGNATURE_LEN_MAX {
-            return false;
-        }
-        // The first of a scheme's algorithms is the one that TLS 1.3 means: P-256 with SHA-256, not with others.
-        let mapping = super::trust::provider().signature_verification_algorithms.mapping;
-        let algorithm = mapping.iter().find(|(mapped, _)| *mapped == scheme).and_then(|(_, all)| all.first());
-        algorithm.is_some_and(|algorithm| leaf.verify_signature(*algorithm, message, signature).is_ok())
+fn verify_signature(leaf: &CertificateDer<'_>, message: &[u8], signature: &[u8]) -> bool {
+    let (Some((scheme, signature)), Ok(leaf)) =
+        (signature.split_first_chunk::<2>(), EndEntityCert::try_from(leaf))
+    else {
+        return false;
+    };
+    let scheme = SignatureScheme::from(u16::from_be_bytes(*scheme));
+    if !SCHEMES.contains(&scheme) || signature.len() + 2 > SIGNATURE_LEN_MAX {
+        return false;
     }
+    // The first of a scheme's algorithms is the one that TLS 1.3 means: P-256 with SHA-256, not with others.
+    let mapping = super::trust::provider().signature_verification_algorithms.mapping;
+    let algorithm = mapping.iter().find(|(mapped, _)| *mapped == scheme).and_then(|(_, all)| all.first());
+    algorithm.is_some_and(|algorithm| leaf.verify_signature(*algorithm, message, signature).is_ok())
 }
 
 /// How long a chain is when it travels.

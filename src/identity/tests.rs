@@ -1,5 +1,7 @@
 //! Every refusal of a certificate, a key or a list, with its text; and that nothing hostile makes any of it panic.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::{
     fs,
     time::{Duration, UNIX_EPOCH},
@@ -12,7 +14,7 @@ use rcgen::{
 };
 use rustls::AlertDescription;
 
-use super::{trust::unix_time, *};
+use super::*;
 use crate::driver::clock;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -33,13 +35,14 @@ fn trust(identity: &Identity) -> Trust {
 /// The verdict now, in both directions, which must be one.
 fn judged(trust: &Trust, chain: &[CertificateDer<'_>]) -> Result<Peer, Rejection> {
     let now = unix_time(clock::wall_now());
-    let (dialled, dialler) = (trust.judge(chain, Role::Dialled, now), trust.judge(chain, Role::Dialler, now));
-    match (&dialled, &dialler) {
+    let server = trust.judge(chain, Role::Dialled, now);
+    let client = trust.judge(chain, Role::Dialler, now);
+    match (&server, &client) {
         (Ok(a), Ok(b)) => assert_eq!(a, b),
         (Err(a), Err(b)) => assert_eq!((a.kind, &a.reason), (b.kind, &b.reason)),
         (a, b) => panic!("{a:?} as the server, {b:?} as the client"),
     }
-    dialled
+    server
 }
 
 fn refused(result: Result<Peer, Rejection>, kind: RejectionKind, alert: u8, says: &[&str]) {
@@ -60,11 +63,15 @@ struct Anything(CertifiedIssuer<'static, KeyPair>);
 
 impl Anything {
     fn new(name: &str) -> Self {
+        Self::with_key(name, KeyPair::generate().unwrap())
+    }
+
+    fn with_key(name: &str, key: KeyPair) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        Self(CertifiedIssuer::self_signed(params, key).unwrap())
     }
 
     fn leaf(&self, change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
@@ -404,36 +411,76 @@ fn an_authority_without_a_list_revokes_nothing_while_another_has_one() {
 }
 
 #[test]
-fn two_keys_of_one_authority_name_each_have_their_list() {
-    let list = |ca: &Anything, serial: &[u8]| {
-        let params = rcgen::CertificateRevocationListParams {
-            this_update: rcgen::date_time_ymd(2026, 1, 1),
-            next_update: rcgen::date_time_ymd(2027, 1, 1),
-            crl_number: 7_u64.into(),
-            issuing_distribution_point: None,
-            revoked_certs: vec![rcgen::RevokedCertParams {
-                serial_number: rcgen::SerialNumber::from_slice(serial),
-                revocation_time: rcgen::date_time_ymd(2026, 1, 1),
-                reason_code: None,
-                invalidity_date: None,
-            }],
-            key_identifier_method: rcgen::KeyIdMethod::Sha256,
-        };
-        params.signed_by(&ca.0).unwrap().pem().unwrap()
+fn the_list_of_an_issuer_below_the_root_counts() {
+    let root = Anything::new("root");
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "below");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let below = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &root.0).unwrap();
+    let below_der = below.der().clone();
+    let below = Anything(below);
+    let (leaf, key) = below.leaf_and_key(serial(1));
+    let cert: String = [&leaf, &below_der, root.0.der()].map(|der| pem::encode("CERTIFICATE", der)).concat();
+    let here =
+        Identity::from_pem(root.0.pem().as_bytes(), cert.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+    assert_eq!(here.chain(), [leaf, below_der.clone()], "the root is not sent");
+    here.check_usable(false, clock::wall_now()).unwrap();
+    let here = trust(&here.with_crl_pem(list(&below, &[2]).as_bytes()).unwrap());
+    let gone = [below.leaf(serial(2)), below_der.clone()];
+    refused(judged(&here, &gone), RejectionKind::Revoked, 44, &[]);
+    assert!(judged(&here, &[below.leaf(serial(3)), below_der]).is_ok());
+    assert!(judged(&here, &[root.leaf(serial(2))]).is_ok(), "another issuer's number");
+}
+
+fn serial(n: u8) -> impl FnOnce(&mut CertificateParams) {
+    move |leaf| leaf.serial_number = Some(vec![n].into())
+}
+
+/// A revocation list with one entry.
+fn list(ca: &Anything, serial: &[u8]) -> String {
+    let params = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2026, 1, 1),
+        next_update: rcgen::date_time_ymd(2027, 1, 1),
+        crl_number: 7_u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: vec![rcgen::RevokedCertParams {
+            serial_number: rcgen::SerialNumber::from_slice(serial),
+            revocation_time: rcgen::date_time_ymd(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
     };
+    params.signed_by(&ca.0).unwrap().pem().unwrap()
+}
+
+#[test]
+fn two_keys_of_one_authority_name_each_have_their_list() {
     let (old, new) = (Anything::new("one"), Anything::new("one"));
-    let serial = |n: u8| move |leaf: &mut CertificateParams| leaf.serial_number = Some(vec![n].into());
     let (own, key) = old.leaf_and_key(serial(9));
     let ca = [old.0.pem(), new.0.pem()].concat();
     let cert = pem::encode("CERTIFICATE", &own);
     let here = Identity::from_pem(ca.as_bytes(), cert.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
-    let here = here.with_crl_pem([list(&old, &[1]), list(&new, &[2])].concat().as_bytes()).unwrap();
-    assert_eq!(here.crls().len(), 2);
-    let here = trust(&here);
-    for (ca, revoked, kept) in [(&old, 1, 2), (&new, 2, 1)] {
-        refused(judged(&here, &[ca.leaf(serial(revoked))]), RejectionKind::Revoked, 44, &[]);
-        assert!(judged(&here, &[ca.leaf(serial(kept))]).is_ok());
+    let lists = [list(&old, &[1]), list(&new, &[2])];
+    for lists in [lists.concat(), lists.iter().rev().cloned().collect()] {
+        let here = here.clone().with_crl_pem(lists.as_bytes()).unwrap();
+        assert_eq!(here.crls().len(), 2);
+        let here = trust(&here);
+        for (ca, revoked, kept) in [(&old, 1, 2), (&new, 2, 1)] {
+            refused(judged(&here, &[ca.leaf(serial(revoked))]), RejectionKind::Revoked, 44, &[]);
+            assert!(judged(&here, &[ca.leaf(serial(kept))]).is_ok());
+        }
     }
+}
+
+#[test]
+fn a_list_under_another_name_is_refused_though_the_key_is_the_same() {
+    let key = KeyPair::generate().unwrap();
+    let twin = KeyPair::try_from(key.serialize_der()).unwrap();
+    let (ca, renamed) = (Anything::with_key("one", key), Anything::with_key("two", twin));
+    let error = ca.identity(|_| {}).with_crl_pem(list(&renamed, &[1]).as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("signed it"), "webpki would never find it: {error}");
 }
 
 #[test]
@@ -741,6 +788,55 @@ fn cluster_names_are_checked() {
     assert!(Authority::generate("c".repeat(255)).unwrap().issue(&id("a")).is_ok());
 }
 
+// --- certs/README.md
+
+#[test]
+#[cfg(unix)]
+fn the_openssl_commands_of_the_readme_make_identities_that_trust_one_another() {
+    use std::process::Command;
+
+    if Command::new("openssl").arg("version").output().is_err() {
+        eprintln!("skipped: no openssl here");
+        return;
+    }
+    let readme = include_str!("../../certs/README.md");
+    let chapter = readme.split("\n## openssl\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let blocks: Vec<_> =
+        chapter.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    let [ca, node, list] = blocks[..] else { panic!("{} blocks", blocks.len()) };
+    let dir = tempfile::tempdir().unwrap();
+    let run = |script: &str| {
+        let output = Command::new("sh").arg("-ec").arg(script).current_dir(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(ca);
+    run(node);
+    run(&node.replace("lb-1", "lb-2"));
+    let path = |name: &str| dir.path().join(name);
+    let load = |node: &str| {
+        let (cert, key) = (path(&format!("{node}.pem")), path(&format!("{node}.key")));
+        Identity::from_pem_files(path("ca.pem"), cert, key).unwrap()
+    };
+    let (a, b) = (load("lb-1"), load("lb-2"));
+    assert_eq!((a.cluster_name(), a.node_id()), ("edge", Some(id("lb-1"))));
+    for (here, there) in [(&a, &b), (&b, &a)] {
+        here.check_usable(false, clock::wall_now()).unwrap();
+        assert_eq!(judged(&trust(here), there.chain()).unwrap().node, there.node_id());
+    }
+    run(list);
+    let a = a.with_crl_file(path("crl.pem")).unwrap();
+    refused(judged(&trust(&a), b.chain()), RejectionKind::Revoked, 44, &[]);
+
+    let taken_over = Authority::load(dir.path()).unwrap();
+    let c = taken_over.issue(&id("lb-3")).unwrap();
+    assert!(judged(&trust(&a), c.chain()).is_ok());
+    refused(judged(&trust(&c), b.chain()), RejectionKind::Revoked, 44, &[]);
+    taken_over.revoke(&c).unwrap();
+    let a = a.with_crl_pem(&taken_over.crl_pem()).unwrap();
+    refused(judged(&trust(&a), c.chain()), RejectionKind::Revoked, 44, &[]);
+    refused(judged(&trust(&a), b.chain()), RejectionKind::Revoked, 44, &[]);
+}
+
 // --- Claims
 
 #[test]
@@ -765,7 +861,37 @@ fn a_claim_is_believed_only_from_the_node_that_signed_it() {
     assert!(!here.verify_claim(&id("a"), &chain, b"I am here", &other_scheme));
     let stranger = trust(&Authority::generate("edge").unwrap().issue(&id("b")).unwrap());
     assert!(!stranger.verify_claim(&id("a"), &chain, b"I am here", &signature));
-    assert!(!here.verify_claim(&id("a"), &[0; 20_000], b"I am here", &signature));
+    // What follows the chain is not looked at, but its length is.
+    let longer = |length: u16| {
+        let zeros = vec![0; usize::from(length)];
+        [&chain[..], &length.to_be_bytes(), &zeros].concat()
+    };
+    assert!(here.verify_claim(&id("a"), &longer(10), b"I am here", &signature));
+    assert!(!here.verify_claim(&id("a"), &longer(16 * 1024), b"I am here", &signature));
+    assert!(!here.verify_claim(&id("a"), &vec![0; 20_000], b"I am here", &signature));
+}
+
+#[test]
+fn a_claim_is_signed_as_tls_1_3_signs() {
+    use rustls::{SignatureScheme, crypto::aws_lc_rs};
+
+    let ca = Anything::new("one");
+    let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![uri("spiffe://edge/node/a")];
+    params.extended_key_usages = vec![Eku::ServerAuth, Eku::ClientAuth];
+    let leaf = params.signed_by(&key, &ca.0).unwrap();
+    let (cert, key) = (leaf.pem(), key.serialize_pem());
+    let identity = Identity::from_pem(ca.0.pem().as_bytes(), cert.as_bytes(), key.as_bytes()).unwrap();
+    let signer = Signer::new(&identity).unwrap();
+    let here = ca.trust();
+    assert!(here.verify_claim(&id("a"), &signer.chain(), b"m", &signer.sign(b"m").unwrap()));
+
+    let old = SignatureScheme::RSA_PKCS1_SHA256;
+    let key = aws_lc_rs::sign::any_supported_type(identity.key()).unwrap();
+    let signature = key.choose_scheme(&[old]).unwrap().sign(b"m").unwrap();
+    let signature = [&u16::from(old).to_be_bytes()[..], &signature].concat();
+    assert!(!here.verify_claim(&id("a"), &signer.chain(), b"m", &signature));
 }
 
 #[test]
@@ -829,7 +955,7 @@ fn no_bytes_make_a_parser_or_a_judge_panic() {
         let certificate = CertificateDer::from(changed);
         let _ = SpiffeName::from_certificate(&certificate);
         let _ = x509::facts(&certificate);
-        let verdict = here.judge(&[certificate.clone()], Role::Dialler, now);
+        let verdict = here.judge(std::slice::from_ref(&certificate), Role::Dialler, now);
         prop_assert_eq!(verdict.is_ok(), untouched);
         if let Err(rejection) = verdict {
             prop_assert!(!rejection.reason.contains(char::is_control) && rejection.reason.len() < 2_000);

@@ -427,13 +427,11 @@ fn algorithm(identifier: &[u8]) -> String {
         (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0e], "SHA-224 and RSA"),
     ];
     let found = OLD.iter().find(|(oid, _)| identifier.windows(oid.len()).any(|part| part == *oid));
-    match found {
-        Some((_, name)) => format!("{name}, which is not accepted"),
-        None => {
-            let hex: String = identifier.iter().take(32).map(|byte| format!("{byte:02x}")).collect();
-            format!("the algorithm {hex}, which is not accepted")
-        }
-    }
+    let name = match found {
+        Some((_, name)) => (*name).to_owned(),
+        None => format!("the algorithm {}", x509::hex(&identifier[..identifier.len().min(32)])),
+    };
+    format!("{name}, which is not accepted")
 }
 
 fn other(reason: &str) -> CertificateError {

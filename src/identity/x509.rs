@@ -1,7 +1,10 @@
 //! What webpki does not show of a certificate or a revocation list. Looks, but judges no chain; for a peer's
 //! certificate it is asked only after webpki has found a trusted CA's signature on it, save for its name.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt::Write,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::{
@@ -107,8 +110,7 @@ pub(super) struct ListFacts {
 impl ListFacts {
     /// The number, as people write it.
     pub(super) fn number(&self) -> String {
-        let hex: String = self.age.1.iter().map(|byte| format!("{byte:02x}")).collect();
-        if hex.is_empty() { "without a number".into() } else { format!("0x{hex}") }
+        if self.age.1.is_empty() { "none".into() } else { format!("0x{}", hex(&self.age.1)) }
     }
 
     /// The number, where it is small enough to count on from.
@@ -137,6 +139,14 @@ pub(super) fn list_facts(der: &[u8]) -> Result<ListFacts, String> {
     })
 }
 
+/// Bytes in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // a `String` takes all that is written
+        text
+    })
+}
+
 /// A time as people read it, in UTC.
 pub(super) fn written(time: SystemTime) -> String {
     let seconds = match time.duration_since(UNIX_EPOCH) {
@@ -149,7 +159,8 @@ pub(super) fn written(time: SystemTime) -> String {
 
 /// A time as rustls gives it, as people read it.
 pub(super) fn written_unix(time: UnixTime) -> String {
-    written(UNIX_EPOCH + Duration::from_secs(time.as_secs()))
+    let since = Duration::from_secs(time.as_secs());
+    UNIX_EPOCH.checked_add(since).map_or_else(|| format!("{since:?} after 1970"), written)
 }
 
 fn system_time(time: ASN1Time) -> SystemTime {
