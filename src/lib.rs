@@ -1,4 +1,5 @@
 //! skeleton
+mod config;
 mod error;
 mod event;
 mod identity;
@@ -18,6 +19,7 @@ mod driver {
 #[cfg(feature = "authority")]
 pub use self::identity::{Authority, Validity};
 pub use self::{
+    config::{Config, TlsConfig},
     error::{ConfigFault, Error},
     event::{ClusterEvent, EventData, EventKind},
     identity::{Identity, Paths},
