@@ -298,13 +298,13 @@ fn load(files: [(&'static str, &Path); 3], crl: Option<&Path>, faults: &mut Faul
 /// Which of `files` an error is about: the one it names, else the certificate, which everything must match.
 fn blamed<'a>(error: &Error, files: &[(&'static str, &'a Path); 3]) -> (&'static str, &'a Path) {
     let [_, cert, _] = *files;
-    let names = |path: &Path| match error {
+    let is_about = |path: &Path| match error {
         Error::File { path: named, .. } => named == path,
         Error::Identity { what, .. } => what.contains(&path.display().to_string()),
         _ => false,
     };
     // The longest path first: one may be the beginning of another.
-    let mut named: Vec<_> = files.iter().copied().filter(|(_, path)| names(path)).collect();
+    let mut named: Vec<_> = files.iter().copied().filter(|(_, path)| is_about(path)).collect();
     named.sort_by_key(|(_, path)| std::cmp::Reverse(path.as_os_str().len()));
     named.first().copied().unwrap_or(cert)
 }

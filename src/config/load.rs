@@ -209,7 +209,7 @@ impl Source<'_> {
 }
 
 fn line_at(text: &[u8], at: usize) -> usize {
-    1 + text[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
+    text[..at.min(text.len())].split(|byte| *byte == b'\n').count()
 }
 
 fn read_toml(text: &str, path: Option<&Path>, config: &mut Config, faults: &mut Faults) {
@@ -258,7 +258,7 @@ fn read_table(
                 }
             }
             (None, DeValue::Table(table)) if name == "tls" => {
-                read_table(source, "tls.", table, config, faults)
+                read_table(source, "tls.", table, config, faults);
             }
             (None, value) if name == "tls" => {
                 let fault =
