@@ -2,6 +2,8 @@
 //! clock is, how long a file may be, and a few more. Runs nothing of the library. Each check has a test in which
 //! it fires.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests, outside test functions")]
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -103,7 +105,7 @@ fn sources() -> Vec<Source> {
     let mut sources = Vec::new();
     for path in files(&root) {
         let relative = path.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
-        if relative.ends_with(".rs") {
+        if path.extension().is_some_and(|extension| extension == "rs") {
             sources.push(Source::new(&relative, &fs::read_to_string(&path).unwrap()));
         }
     }
@@ -629,10 +631,7 @@ mod each_check_fires {
 
     #[test]
     fn on_an_original_function_without_a_test() {
-        let all: String = ORIGINALS
-            .iter()
-            .map(|(original, ours)| format!("    // original: {original}\n{ours}\n"))
-            .collect();
+        let all = ORIGINALS.map(|(original, ours)| format!("    // original: {original}\n{ours}\n")).concat();
         assert_eq!(faults_in_api_tests(&all), [""; 0]);
         let without = all.replace("// original: stop!\n", "");
         assert_eq!(faults_in_api_tests(&without), ["tests/api.rs: no test is marked `// original: stop!`"]);
