@@ -235,7 +235,7 @@ virtual_time! {
         let world = world(Weather::default());
         let server = world.node("server");
         let now = clock::wall_now();
-        let validity = Validity { from: now - Duration::from_secs(7_200), to: now - Duration::from_secs(60) };
+        let validity = Validity { not_before: now - Duration::from_secs(7_200), not_after: now - Duration::from_secs(60) };
         let expired = world.authority.issue_for(&id("bad"), validity).unwrap();
         let bad = world.node_as(introduction("bad", 1), config("bad", "edge"), &expired);
         world.refused(&server, &bad, "certificate_expired").await;
@@ -246,7 +246,7 @@ virtual_time! {
         let world = world(Weather::default());
         let server = world.node("server");
         let now = clock::wall_now();
-        let validity = Validity { from: now - Duration::from_secs(60), to: now + Duration::from_secs(3_600) };
+        let validity = Validity { not_before: now - Duration::from_secs(60), not_after: now + Duration::from_secs(3_600) };
         let other = world.authority.named("spiffe://core/node/bad", validity).unwrap();
         let bad = world.node_as(introduction("bad", 1), config("bad", "core"), &other);
         world.refused(&server, &bad, "cluster edge").await;
@@ -666,7 +666,7 @@ async fn a_certificate_that_ends_ends_its_connection() {
     let authority = Authority::generate("edge").unwrap();
     let a = real("a", &authority, (Ipv4Addr::LOCALHOST, 0).into());
     let now = clock::wall_now();
-    let validity = Validity { from: now - Duration::from_secs(60), to: now + Duration::from_secs(2) };
+    let validity = Validity { not_before: now - Duration::from_secs(60), not_after: now + Duration::from_secs(2) };
     let short = authority.issue_for(&id("b"), validity).unwrap();
     let host = host(introduction("b", 1));
     let transport = Transport::bind(config("b", "edge"), &short, Arc::clone(&host) as _).unwrap();
