@@ -1,23 +1,67 @@
-//! skeleton
+//! One shared, secure mind for a fleet of load balancers: who is alive, and what each of them knows, over mutual TLS
+//! and QUIC.
+//!
+//! # A tour
+//!
+//! ```
+//! use phalanx::{Authority, Cluster, Config, NodeId, StateType};
+//!
+//! # async fn tour() -> Result<(), phalanx::Error> {
+//! let authority = Authority::generate("edge")?; // a private CA; "edge" is the cluster's name
+//! let mut config = Config::default();
+//! config.enabled = true;
+//! config.bind_address = std::net::Ipv4Addr::LOCALHOST.into();
+//! config.bind_port = 0; // 0: the system picks; Started tells
+//! config.identity = Some(authority.issue(&NodeId::new("lb-1")?)?);
+//! // config.seeds = vec!["lb-2.example:7946".into()]; // where to find the others
+//!
+//! let cluster = Cluster::new(config)?; // validates; no I/O but reading certificate files
+//! let events = cluster.subscribe(|event| println!("{event}")); // before start, so ClusterStarted is seen too
+//! let started = cluster.start().await?.expect("enabled");
+//! cluster.broadcast("health", "backend-7", "up")?;
+//! let record = cluster.get(&StateType::HEALTH, "backend-7").expect("just written");
+//! assert_eq!(record.value.decode::<String>()?, "up");
+//! assert!(cluster.alive_nodes().contains(&started.node_id));
+//! events.unsubscribe();
+//! cluster.stop().await?; // leaves gracefully
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(tour())?;
+//! # Ok::<(), phalanx::Error>(())
+//! ```
+//!
+//! [`Cluster`] is the way in; [`Config`] says what can be set; a certificate says who a node is ([`Identity`],
+//! [`Authority`]). State is shared as [`SyncableState`] of a [`StateType`], written by
+//! [`Cluster::broadcast`] or offered by a [`StateProvider`].
+
+mod cluster;
+mod config;
+mod driver;
 mod error;
 mod event;
+mod identity;
+mod net;
 mod node;
 mod proto;
 mod provider;
 mod state;
+mod stats;
 mod wire;
-mod driver {
-    pub(crate) mod clock {
-        pub(crate) fn wall_now() -> std::time::SystemTime {
-            std::time::SystemTime::now()
-        }
-    }
-}
 
+#[cfg(feature = "authority")]
+pub use self::identity::{Authority, Validity};
 pub use self::{
+    cluster::Cluster,
+    config::{Config, TlsConfig},
+    driver::{
+        CloseInfo, ConnectionInfo, EventStream, Explanation, Started, StateStream, Status, Subscription, Synced,
+    },
     error::{ConfigFault, Error},
     event::{ClusterEvent, EventData, EventKind},
+    identity::{Identity, Paths},
     node::{NodeId, NodeInfo, NodeStatus},
+    proto::{MemberExplanation, ProtoCounters},
     provider::{Applied, StateProvider},
     state::{Options, Spread, StateChange, StateKey, StateType, SyncableState, Value},
+    stats::{GossipStats, MembershipStats, NetStats, ProviderStats, Stats},
 };

@@ -12,3 +12,7 @@ pub(crate) use self::{
     time::{Now, Time},
     vouch::Vouch,
 };
+
+mod stub; // STUB
+pub use self::stub::{MemberExplanation, ProtoCounters};
+pub(crate) use self::stub::{Protocol, Verdict};

@@ -1,0 +1,630 @@
+//! The only place where clock, entropy, sockets, threads and the core meet. Holds no rule of the protocol.
+//!
+//! `life` from start to stop: core, transport, tasks · `clock` time and chance · `seeds` who is asked for the cluster ·
+//! `events`, `providers` threads for user code · `feed` their queues · `view` what readers are shown
+//!
+//! This file holds what outlives a life, and sees to it that there is one at most.
+
+pub(crate) mod clock;
+mod events;
+mod feed;
+mod life;
+mod providers;
+mod seeds;
+mod view;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{runtime::Handle, sync::watch, time::timeout};
+
+use self::{
+    events::{Subscribers, Watchers},
+    life::Life,
+    providers::{Providers, Worker},
+    seeds::Outcome,
+};
+pub use self::{
+    events::{EventStream, StateStream, Subscription},
+    view::{CloseInfo, ConnectionInfo, Explanation, Started, Status, Synced},
+};
+use crate::{
+    ClusterEvent, Config, Error, EventData, EventKind, Identity, NetStats, NodeId, NodeInfo, NodeStatus,
+    Options, ProviderStats, Spread, StateProvider, StateType, SyncableState, Value,
+    config::{Checked, Seed},
+    proto::{self, Now, Protocol, ProtocolConfig},
+};
+
+/// How long `start` waits for a seed to answer.
+const FIRST_ROUND: Duration = Duration::from_secs(2);
+/// How long a stop may take: the leave, the drain, and some for a machine under load.
+const STOP_MAX: Duration = Duration::from_secs(4);
+/// How long a stop waits for providers to come back from their last call.
+const REST: Duration = Duration::from_millis(500);
+
+/// A lock that no panic can break: what a panicking thread leaves behind is whole, since everything is checked
+/// before the first change.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Calls user code; `None` if it panicked, which is logged.
+fn guarded<R>(what: &str, call: impl FnOnce() -> R) -> Option<R> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => Some(result),
+        Err(payload) => {
+            let said = payload.downcast_ref::<&str>().map(|said| (*said).to_owned());
+            let said = said.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
+            tracing::warn!(said, "{what} panicked; it is called again the next time");
+            // The payload's own drop may panic too, and then that one's.
+            if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(second);
+            }
+            None
+        }
+    }
+}
+
+/// What all handles of a cluster share.
+pub(crate) struct Driver {
+    config: Config,
+    checked: Checked,
+    subscribers: Arc<Subscribers>,
+    watchers: Arc<Watchers>,
+    providers: Providers,
+    settings: Mutex<Settings>,
+    stage: Mutex<Stage>,
+    /// Follows the stage, for whoever waits.
+    progress: watch::Sender<(u64, Status)>,
+    made: SystemTime,
+}
+
+/// What a running node may change and a later start goes on with.
+struct Settings {
+    identity: Option<Identity>,
+    tags: BTreeMap<String, String>,
+    last_epoch: u64,
+}
+
+/// Which life there is. At most one: whoever moves `status` away from `Stopped` owns the turn.
+#[derive(Default)]
+struct Stage {
+    status: Status,
+    /// Grows with each start.
+    turn: u64,
+    life: Option<Arc<Life>>,
+    /// Somebody is bringing the turn to its end.
+    ending: bool,
+}
+
+/// A start under way. Dropped before it is through, it takes everything back.
+struct Attempt<'a> {
+    driver: &'a Arc<Driver>,
+    turn: u64,
+    through: bool,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.through {
+            self.driver.end(self.turn);
+        }
+    }
+}
+
+impl Driver {
+    pub(crate) fn new(config: Config) -> Result<Arc<Self>, Error> {
+        let checked = config.check()?;
+        for warning in &checked.warnings {
+            tracing::warn!("{warning}");
+        }
+        let settings =
+            Settings { identity: checked.identity.clone(), tags: config.tags.clone(), last_epoch: 0 };
+        Ok(Arc::new(Self {
+            config,
+            checked,
+            subscribers: Arc::default(),
+            watchers: Arc::default(),
+            providers: Providers::default(),
+            settings: Mutex::new(settings),
+            stage: Mutex::default(),
+            progress: watch::Sender::new((0, Status::Stopped)),
+            made: clock::wall_now(),
+        }))
+    }
+
+    // From start to stop.
+
+    pub(crate) async fn start(self: &Arc<Self>) -> Result<Option<Started>, Error> {
+        if !self.config.enabled {
+            return Ok(None);
+        }
+        Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let turn = loop {
+            match self.claim() {
+                Claim::Ours(turn) => break turn,
+                Claim::Taken => return Ok(None),
+                Claim::After(turn) => self.ended(turn).await,
+            }
+        };
+        let mut attempt = Attempt { driver: self, turn, through: false };
+        let (identity, epoch) = self.begin_epoch()?;
+        let life = Life::open(self, turn, &identity, epoch)?;
+        if !self.install(turn, &life) {
+            life.kill();
+            return Err(Error::StoppedWhileStarting);
+        }
+        let address = life.bound();
+        tracing::info!(node_id = %self.node_id(), %address, cluster = identity.cluster_name(), epoch, "the node serves");
+        self.publish(ClusterEvent::new(
+            EventKind::ClusterStarted,
+            Some(self.node_id()),
+            clock::wall_now(),
+            EventData::Started { address },
+        ));
+        self.providers.offer();
+        let first = self.first_round(&life);
+        let mut progress = self.progress.subscribe();
+        tokio::select! {
+            biased;
+            _ = progress.wait_for(|now| *now != (turn, Status::Starting)) => {}
+            result = first => result?,
+        }
+        // Whoever stopped it meanwhile has taken it over.
+        attempt.through = true;
+        if !self.become_running(turn) {
+            return Err(Error::StoppedWhileStarting);
+        }
+        Ok(Some(Started { node_id: self.node_id(), address }))
+    }
+
+    /// Leaves the cluster; returns once everything is closed.
+    pub(crate) async fn stop(self: &Arc<Self>) {
+        if let Some(turn) = self.begin_stop() {
+            self.ended(turn).await;
+        }
+    }
+
+    /// The last handle is gone: a crash to the peers, the end to readers.
+    pub(crate) fn abandon(&self) {
+        let turn = lock(&self.stage).turn;
+        self.end(turn);
+        self.subscribers.close();
+        self.watchers.close();
+        self.providers.close();
+    }
+
+    fn claim(&self) -> Claim {
+        let mut stage = lock(&self.stage);
+        match stage.status {
+            Status::Stopped => {
+                let turn = stage.turn + 1;
+                *stage = Stage { status: Status::Starting, turn, life: None, ending: false };
+                self.progress.send_replace((turn, Status::Starting));
+                Claim::Ours(turn)
+            }
+            Status::Starting | Status::Running => Claim::Taken,
+            Status::Stopping => Claim::After(stage.turn),
+        }
+    }
+
+    /// Waits until a turn has ended.
+    async fn ended(&self, turn: u64) {
+        let mut progress = self.progress.subscribe();
+        let over = |now: &(u64, Status)| now.0 != turn || now.1 == Status::Stopped;
+        let _ = progress.wait_for(over).await; // the sender is ours: it cannot be gone
+    }
+
+    /// The identity to start with, and an epoch beyond every earlier one.
+    fn begin_epoch(&self) -> Result<(Identity, u64), Error> {
+        let mut settings = lock(&self.settings);
+        let identity = settings.identity.clone().ok_or_else(|| Error::Identity {
+            what: "identity".into(),
+            fault: "the node has none".into(),
+            remedy: "set tls.ca, tls.cert and tls.key, or give the config an identity".into(),
+            source: None,
+        })?;
+        let epoch = proto::time::wall_ms(clock::wall_now()).max(settings.last_epoch + 1);
+        settings.last_epoch = epoch;
+        Ok((identity, epoch))
+    }
+
+    fn install(&self, turn: u64, life: &Arc<Life>) -> bool {
+        let mut stage = lock(&self.stage);
+        let ours = stage.turn == turn && stage.status == Status::Starting;
+        if ours {
+            stage.life = Some(Arc::clone(life));
+        }
+        ours
+    }
+
+    fn become_running(&self, turn: u64) -> bool {
+        let mut stage = lock(&self.stage);
+        let ours = stage.turn == turn && stage.status == Status::Starting && !stage.ending;
+        if ours {
+            stage.status = Status::Running;
+            self.progress.send_replace((turn, Status::Running));
+        }
+        ours
+    }
+
+    /// Waits until one seed let us in, or all have failed, or for two seconds.
+    async fn first_round(&self, life: &Arc<Life>) -> Result<(), Error> {
+        let mut outcomes = seeds::tend(life, &self.checked.seeds);
+        let round = async {
+            while let Some(outcome) = outcomes.recv().await {
+                match outcome {
+                    Outcome::Joined(_) => break,
+                    Outcome::Failed(error) if seeds::is_duplicate(&error) => return Err(self.duplicate(&error)),
+                    Outcome::Ourselves | Outcome::Failed(_) => {}
+                }
+            }
+            Ok(())
+        };
+        timeout(FIRST_ROUND, round).await.unwrap_or(Ok(()))
+    }
+
+    fn duplicate(&self, error: &Error) -> Error {
+        let reason = match error {
+            Error::Refused { reason, .. } => reason.as_str(),
+            _ => "",
+        };
+        let incumbent = reason.rsplit_once(" at ").map_or("an unknown address", |(_, at)| at);
+        Error::DuplicateNodeId { node_id: self.node_id(), incumbent: incumbent.into() }
+    }
+
+    /// Begins to stop, unless that has begun; the turn whose end is to be waited for.
+    fn begin_stop(self: &Arc<Self>) -> Option<u64> {
+        let mut stage = lock(&self.stage);
+        let turn = stage.turn;
+        match stage.status {
+            Status::Stopped => return None,
+            Status::Stopping => return Some(turn),
+            Status::Starting | Status::Running => {
+                stage.status = Status::Stopping;
+                self.progress.send_replace((turn, Status::Stopping));
+            }
+        }
+        let life = stage.life.clone();
+        drop(stage);
+        if let Some(life) = life {
+            self.close_down(turn, life);
+        } // else the start that owns the turn finds out when it installs its life
+        Some(turn)
+    }
+
+    /// Has the leave spread on the life's own runtime, and the end come from a thread: neither a dropped future
+    /// nor a runtime that is gone or stands still can keep a stop from ending.
+    fn close_down(self: &Arc<Self>, turn: u64, life: Arc<Life>) {
+        let (alive, gone) = mpsc::channel::<()>();
+        let leaving = Arc::clone(&life);
+        life.runtime().spawn(async move {
+            leaving.leave().await;
+            drop(alive);
+        });
+        let driver = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("phalanx-stop".into()).spawn(move || {
+            let _ = gone.recv_timeout(STOP_MAX); // ends when the sender does
+            life.kill();
+            driver.providers.rest(REST);
+            driver.end(turn);
+        });
+        if let Err(error) = thread {
+            tracing::warn!(%error, "no thread to stop the node with; it stops without saying goodbye");
+            self.end(turn);
+        }
+    }
+
+    /// Brings a turn to its end, however far it came. Whatever is still open is closed as a crash would.
+    fn end(&self, turn: u64) {
+        let life = {
+            let mut stage = lock(&self.stage);
+            if stage.turn != turn || stage.status == Status::Stopped || stage.ending {
+                return;
+            }
+            stage.ending = true;
+            stage.life.take()
+        };
+        // Closed before the status says so, or a start that follows finds the port in use.
+        if let Some(life) = &life {
+            life.kill();
+            tracing::info!(node_id = %self.node_id(), "the node has stopped");
+            self.publish(ClusterEvent::new(
+                EventKind::ClusterStopped,
+                Some(self.node_id()),
+                clock::wall_now(),
+                EventData::None,
+            ));
+        }
+        let mut stage = lock(&self.stage);
+        stage.status = Status::Stopped;
+        stage.ending = false;
+        self.progress.send_replace((turn, Status::Stopped));
+    }
+
+    fn protocol_config(&self, cluster: String, address: SocketAddr, epoch: u64) -> ProtocolConfig {
+        let config = &self.config;
+        ProtocolConfig {
+            node_id: self.node_id(),
+            cluster,
+            epoch,
+            address,
+            zone: config.zone.clone(),
+            tags: lock(&self.settings).tags.clone(),
+            gossip_interval: config.gossip_interval,
+            gossip_fanout: config.gossip_fanout,
+            push_pull_interval: config.push_pull_interval,
+            max_batch_size: config.max_batch_size,
+            ping_interval: config.ping_interval,
+            ping_timeout: config.ping_timeout,
+            ping_req_count: config.ping_req_count,
+            suspicion_mult: config.suspicion_mult,
+            dead_node_reclaim: config.dead_node_reclaim,
+            tombstone_ttl: config.tombstone_ttl,
+            max_connections: config.max_connections,
+            disabled: self.disabled(),
+        }
+    }
+
+    fn disabled(&self) -> BTreeSet<StateType> {
+        StateType::BUILT_IN.into_iter().filter(|state_type| self.switch_off(state_type).is_some()).collect()
+    }
+
+    /// The configuration key that switches a type off here, if one does.
+    pub(crate) fn switch_off(&self, state_type: &StateType) -> Option<&'static str> {
+        let config = &self.config;
+        let switches = [
+            (StateType::HEALTH, config.sync_health, "sync-health"),
+            (StateType::CIRCUIT_BREAKER, config.sync_circuit_breaker, "sync-circuit-breaker"),
+            (StateType::DRAIN, config.sync_drain, "sync-drain"),
+            (StateType::CONNTRACK, config.sync_conntrack, "sync-conntrack"),
+        ];
+        let off = switches.into_iter().find(|(switched, on, _)| switched == state_type && !on);
+        off.map(|(_, _, key)| key)
+    }
+
+    // Reading.
+
+    pub(crate) fn status(&self) -> Status {
+        lock(&self.stage).status
+    }
+
+    pub(crate) fn node_id(&self) -> NodeId {
+        self.checked.node_id.clone()
+    }
+
+    /// The life that takes commands and answers questions.
+    fn life(&self) -> Option<Arc<Life>> {
+        let stage = lock(&self.stage);
+        stage.life.clone().filter(|_| matches!(stage.status, Status::Starting | Status::Running))
+    }
+
+    /// Asks the core; `None` if the node does not run.
+    pub(crate) fn read<R>(&self, read: impl FnOnce(&Protocol) -> R) -> Option<R> {
+        self.life()?.read(read)
+    }
+
+    /// As it was given, but for what was changed since.
+    pub(crate) fn config(&self) -> Config {
+        let settings = lock(&self.settings);
+        let mut config = self.config.clone();
+        config.tags.clone_from(&settings.tags);
+        config.identity = config.identity.and(settings.identity.clone());
+        config
+    }
+
+    pub(crate) fn local_node(&self) -> NodeInfo {
+        self.read(Protocol::local_node).unwrap_or_else(|| NodeInfo {
+            node_id: self.node_id(),
+            address: SocketAddr::new(self.config.bind_address, self.config.bind_port),
+            incarnation: 0,
+            epoch: 0,
+            status: NodeStatus::Left,
+            join_time: self.made,
+            last_seen: self.made,
+            zone: self.config.zone.clone(),
+            tags: lock(&self.settings).tags.clone(),
+            rtt: None,
+        })
+    }
+
+    pub(crate) fn explain(&self, node: &NodeId) -> Option<Explanation> {
+        self.life()?.explain(node)
+    }
+
+    pub(crate) fn net_stats(&self) -> NetStats {
+        self.life().and_then(|life| life.net_stats()).unwrap_or_default()
+    }
+
+    pub(crate) fn provider_stats(&self) -> BTreeMap<String, ProviderStats> {
+        self.providers.stats()
+    }
+
+    pub(crate) fn subscriber_panics(&self) -> u64 {
+        self.subscribers.panics()
+    }
+
+    // Commands.
+
+    /// Gives the core a command; `None` if the node does not run.
+    pub(crate) fn command<R>(&self, command: impl FnOnce(&mut Protocol, Now) -> R) -> Option<R> {
+        self.life()?.step(command)
+    }
+
+    /// Records that a provider holds.
+    fn offer(&self, records: Vec<SyncableState>) -> Option<Result<usize, Error>> {
+        self.command(|protocol, now| protocol.broadcast_many(records, now))
+    }
+
+    pub(crate) async fn broadcast_confirmed(
+        &self,
+        state_type: StateType,
+        key: String,
+        value: Value,
+        limit: Duration,
+    ) -> Result<Spread, Error> {
+        let life = self.life().ok_or(Error::NotRunning)?;
+        let (kind, name) = (state_type.clone(), key.clone());
+        let written = life.step(|protocol, now| {
+            protocol.broadcast(state_type, key, value, Options::default(), now)
+        });
+        written.ok_or(Error::NotRunning)??;
+        let spread = life.confirm(&kind, &name, limit).ok_or(Error::NotRunning)?;
+        spread.await.map_err(|_| Error::NotRunning)
+    }
+
+    pub(crate) async fn wait_synced(&self, limit: Duration) -> Result<Synced, Error> {
+        let life = self.life().ok_or(Error::NotRunning)?;
+        let (mut synced, turn) = (life.synced(), life.turn());
+        // On the life's own runtime: the caller may be on another, or on none.
+        let mut waiting = AbortOnDrop(life.runtime().spawn(async move {
+            let waited = timeout(limit, synced.wait_for(Option::is_some)).await;
+            waited.map(|peers| peers.ok().and_then(|peers| *peers))
+        }));
+        drop(life); // waiting must not keep it
+        let result = tokio::select! {
+            result = &mut waiting.0 => result,
+            () = self.ended(turn) => return Err(Error::NotRunning),
+        };
+        match result {
+            Ok(Ok(Some(peers))) => Ok(Synced { peers }),
+            Ok(Err(_)) => Err(Error::Timeout {
+                what: "the first sync with peers".into(),
+                limit,
+                remedy: "check that the seeds answer, or wait longer".into(),
+            }),
+            Ok(Ok(None)) | Err(_) => Err(Error::NotRunning),
+        }
+    }
+
+    pub(crate) async fn join(&self, seeds: Vec<Seed>) -> Result<usize, Error> {
+        let life = self.life().ok_or(Error::NotRunning)?;
+        let runtime = life.runtime().clone();
+        let joining = runtime.spawn(async move { seeds::join(&life, &seeds).await });
+        let mut joining = AbortOnDrop(joining);
+        (&mut joining.0).await.map_err(|_| Error::NotRunning)
+    }
+
+    pub(crate) fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<(), Error> {
+        let told = tags.clone();
+        match self.command(|protocol, now| protocol.set_tags(told, now)) {
+            Some(result) => result?,
+            None => {} // the next start tells them
+        }
+        lock(&self.settings).tags = tags;
+        Ok(())
+    }
+
+    pub(crate) fn reload_identity(&self, identity: Identity) -> Result<(), Error> {
+        let shared = self.config.tls.shared_certificate;
+        // Held all the while: two reloads at once must not end half in each.
+        let mut settings = lock(&self.settings);
+        let result = (|| {
+            if let Some(current) = &settings.identity {
+                identity.check_successor(current)?;
+            }
+            identity.check_usable(shared, clock::wall_now())?;
+            self.life().map_or(Ok(0), |life| life.reload(&identity, shared))
+        })();
+        match result {
+            Ok(closed) => {
+                tracing::info!(closed, "a new identity is in force");
+                settings.identity = Some(identity);
+                Ok(())
+            }
+            Err(error) => {
+                drop(settings);
+                tracing::warn!(%error, "the new identity cannot be taken over; the old one serves on");
+                self.publish(ClusterEvent::new(
+                    EventKind::IdentityReloadFailed,
+                    Some(self.node_id()),
+                    clock::wall_now(),
+                    EventData::Reason(error.to_string()),
+                ));
+                Err(error)
+            }
+        }
+    }
+
+    // Readers and user code.
+
+    fn publish(&self, event: ClusterEvent) {
+        if event.kind != EventKind::StateChanged {
+            tracing::info!(%event, "cluster event");
+        }
+        self.subscribers.publish(event);
+    }
+
+    pub(crate) fn subscribe(&self, callback: Box<dyn Fn(&ClusterEvent) + Send + Sync>) -> Subscription {
+        self.subscribers.subscribe(callback)
+    }
+
+    pub(crate) fn events(&self) -> EventStream {
+        self.subscribers.stream()
+    }
+
+    pub(crate) fn watch(&self, state_type: &StateType) -> StateStream {
+        let begun = |protocol: &Protocol| self.watchers.watch(state_type, protocol.states(state_type));
+        self.read(begun).unwrap_or_else(|| self.watchers.watch(state_type, Vec::new()))
+    }
+
+    pub(crate) fn register_provider(
+        self: &Arc<Self>,
+        provider: Arc<dyn StateProvider>,
+        check: impl FnOnce(&StateType) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let state_type = provider.provider_type(); // the user's code: before any lock
+        check(&state_type)?;
+        let batch = self.config.max_batch_size;
+        let worker = Worker::new(state_type, provider, Arc::downgrade(self), self.node_id(), batch);
+        let mut worker = Some(worker);
+        let mut register = |known: &dyn Fn(&StateType) -> Vec<SyncableState>| {
+            worker.take().map(|worker| self.providers.register(worker, known))
+        };
+        let registered = self.read(|protocol| register(&|state_type| protocol.remote_states(state_type)));
+        match registered.flatten() {
+            Some(registered) => registered?.start_thread(),
+            None => {
+                if let Some(registered) = register(&|_| Vec::new()) {
+                    registered?.start_thread();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn unregister_provider(&self, state_type: &StateType) -> bool {
+        self.providers.unregister(state_type)
+    }
+}
+
+/// Who may start.
+enum Claim {
+    Ours(u64),
+    /// It runs, or another start is under way.
+    Taken,
+    /// Whoever waits for the end of this turn.
+    After(u64),
+}
+
+/// A task that ends with whoever waits for it.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,466 @@
+//! The user's providers, each on a thread of its own: a bounded queue in, records out. One that blocks delays only
+//! itself, one that panics is called again. Never calls a provider under a lock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::{
+        Arc, Condvar, Mutex, RwLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use crate::{
+    Error, NodeId, ProviderStats, StateKey, StateProvider, StateType, SyncableState,
+    driver::{Driver, clock, guarded, lock, read, write},
+};
+
+/// From so many waiting records on, a newer version of a key that waits takes the place of the older one. Below
+/// it a provider hears every version; beyond it the queue is no longer than the provider has keys.
+const PENDING_MAX: usize = 4_096;
+/// How many of a provider's own records are handed to the core under one lock.
+const OFFER_LEN: usize = 1_000;
+
+/// All providers, by type.
+#[derive(Default)]
+pub(super) struct Providers {
+    workers: RwLock<BTreeMap<StateType, Arc<Worker>>>,
+}
+
+impl Providers {
+    /// Takes a provider in. `known` is asked once its place is sure, so whoever calls holds the core's lock, or a
+    /// record could come twice or never.
+    pub(super) fn register(
+        &self,
+        worker: Worker,
+        known: impl FnOnce(&StateType) -> Vec<SyncableState>,
+    ) -> Result<Arc<Worker>, Error> {
+        let state_type = worker.state_type.clone();
+        let mut workers = write(&self.workers);
+        if workers.contains_key(&state_type) {
+            return Err(Error::ProviderExists { state_type: state_type.to_string() });
+        }
+        worker.enqueue(|queue| {
+            for record in known(&state_type) {
+                queue.records.push(record);
+            }
+            queue.ask = Some(Ask::Offer);
+        });
+        let worker = Arc::new(worker);
+        workers.insert(state_type, Arc::clone(&worker));
+        Ok(worker)
+    }
+
+    pub(super) fn unregister(&self, state_type: &StateType) -> bool {
+        let worker = write(&self.workers).remove(state_type);
+        worker.inspect(|worker| worker.close()).is_some()
+    }
+
+    /// A remote record was accepted.
+    pub(super) fn apply(&self, record: SyncableState) {
+        if let Some(worker) = read(&self.workers).get(&record.state_type) {
+            worker.tell(|queue| queue.records.push(record));
+        }
+    }
+
+    pub(super) fn node_failed(&self, node: &NodeId) {
+        for worker in read(&self.workers).values() {
+            worker.tell(|queue| drop(queue.failed.insert(node.clone())));
+        }
+    }
+
+    /// A push-pull is near: has a provider something that nobody broadcast?
+    pub(super) fn ask(&self) {
+        for worker in read(&self.workers).values() {
+            worker.tell(|queue| queue.ask = queue.ask.or(Some(Ask::IfChanged)));
+        }
+    }
+
+    /// A new life has begun, whose store knows nothing.
+    pub(super) fn offer(&self) {
+        for worker in read(&self.workers).values() {
+            worker.tell(|queue| queue.ask = Some(Ask::Offer));
+        }
+    }
+
+    /// Throws away what waits and waits until no call is under way, `limit` at most for all.
+    pub(super) fn rest(&self, limit: Duration) {
+        let workers: Vec<_> = read(&self.workers).values().cloned().collect();
+        let end = clock::monotonic() + limit;
+        for worker in workers {
+            if !worker.rest(end.saturating_duration_since(clock::monotonic())) {
+                tracing::warn!(state_type = %worker.state_type, "a provider is still busy with its last call; its thread is left to it");
+            }
+        }
+    }
+
+    /// The last handle is gone: threads end after the call they are in.
+    pub(super) fn close(&self) {
+        for worker in std::mem::take(&mut *write(&self.workers)).values() {
+            worker.close();
+        }
+    }
+
+    pub(super) fn stats(&self) -> BTreeMap<String, ProviderStats> {
+        let workers = read(&self.workers);
+        workers.iter().map(|(state_type, worker)| (state_type.to_string(), worker.stats())).collect()
+    }
+}
+
+/// One provider, its queue and its thread.
+pub(super) struct Worker {
+    state_type: StateType,
+    provider: Arc<dyn StateProvider>,
+    driver: Weak<Driver>,
+    node_id: NodeId,
+    batch_len: usize,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    has_thread: AtomicBool,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Queue {
+    records: Pending,
+    failed: BTreeSet<NodeId>,
+    ask: Option<Ask>,
+    busy: bool,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    /// Hand over everything.
+    Offer,
+    /// Look at the digest first.
+    IfChanged,
+}
+
+#[derive(Default)]
+struct Counters {
+    calls: AtomicU64,
+    applied: AtomicU64,
+    conflicts: AtomicU64,
+    rejected: AtomicU64,
+    panics: AtomicU64,
+}
+
+/// What a thread takes out of the queue at once.
+struct Work {
+    batch: Vec<SyncableState>,
+    failed: BTreeSet<NodeId>,
+    ask: Option<Ask>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        state_type: StateType,
+        provider: Arc<dyn StateProvider>,
+        driver: Weak<Driver>,
+        node_id: NodeId,
+        batch_len: usize,
+    ) -> Self {
+        Self {
+            state_type,
+            provider,
+            driver,
+            node_id,
+            batch_len,
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            has_thread: AtomicBool::new(false),
+            counters: Counters::default(),
+        }
+    }
+
+    fn enqueue(&self, add: impl FnOnce(&mut Queue)) {
+        add(&mut lock(&self.queue));
+        self.changed.notify_all();
+    }
+
+    fn tell(self: &Arc<Self>, add: impl FnOnce(&mut Queue)) {
+        self.enqueue(add);
+        self.start_thread();
+    }
+
+    pub(super) fn start_thread(self: &Arc<Self>) {
+        if self.has_thread.swap(true, SeqCst) {
+            return;
+        }
+        let worker = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("phalanx-provider".into());
+        if let Err(error) = thread.spawn(move || worker.serve()) {
+            self.has_thread.store(false, SeqCst);
+            tracing::warn!(%error, state_type = %self.state_type, "no thread for a provider; its records wait");
+        }
+    }
+
+    fn close(&self) {
+        self.enqueue(|queue| queue.closed = true);
+    }
+
+    fn rest(&self, limit: Duration) -> bool {
+        let mut queue = lock(&self.queue);
+        queue.records = Pending::default();
+        queue.failed.clear();
+        queue.ask = None;
+        let (queue, _) = self
+            .changed
+            .wait_timeout_while(queue, limit, |queue| queue.busy)
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        !queue.busy
+    }
+
+    fn stats(&self) -> ProviderStats {
+        let counters = &self.counters;
+        ProviderStats {
+            calls: counters.calls.load(SeqCst),
+            applied: counters.applied.load(SeqCst),
+            conflicts: counters.conflicts.load(SeqCst),
+            rejected: counters.rejected.load(SeqCst),
+            panics: counters.panics.load(SeqCst),
+            pending: lock(&self.queue).records.len(),
+        }
+    }
+
+    fn serve(&self) {
+        let mut digest = None;
+        while let Some(work) = self.next() {
+            if !work.batch.is_empty() {
+                self.apply(work.batch);
+            }
+            for node in &work.failed {
+                self.call(|provider| provider.on_node_failure(node));
+            }
+            if let Some(ask) = work.ask {
+                self.ask(ask, &mut digest);
+            }
+        }
+    }
+
+    /// Waits for something to do; `None` once closed.
+    fn next(&self) -> Option<Work> {
+        let mut queue = lock(&self.queue);
+        queue.busy = false;
+        self.changed.notify_all();
+        while queue.is_idle() && !queue.closed {
+            queue = self.changed.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        if queue.closed {
+            return None;
+        }
+        queue.busy = true;
+        let batch = queue.records.take(self.batch_len);
+        // What the node held when it died comes before its death, and an answer counts only after both.
+        let failed = if queue.records.is_empty() { std::mem::take(&mut queue.failed) } else { BTreeSet::new() };
+        Some(Work { batch, failed, ask: queue.ask.take() })
+    }
+
+    fn call<R>(&self, call: impl FnOnce(&dyn StateProvider) -> R) -> Option<R> {
+        self.counters.calls.fetch_add(1, SeqCst);
+        let result = guarded("a state provider", || call(&*self.provider));
+        if result.is_none() {
+            self.counters.panics.fetch_add(1, SeqCst);
+        }
+        result
+    }
+
+    fn apply(&self, batch: Vec<SyncableState>) {
+        if let Some(applied) = self.call(|provider| provider.apply_remote_state(batch)) {
+            let count = |counter: &AtomicU64, by: usize| counter.fetch_add(by as u64, SeqCst);
+            count(&self.counters.applied, applied.applied);
+            count(&self.counters.conflicts, applied.conflicts);
+            count(&self.counters.rejected, applied.rejected);
+        }
+    }
+
+    /// Hands over what the provider holds, unless its digest is what it was when it last did.
+    fn ask(&self, ask: Ask, last: &mut Option<HashMap<StateKey, u64>>) {
+        // Before the records, so that what changes in between shows the next time.
+        let digest = self.call(|provider| provider.state_digest());
+        if ask == Ask::IfChanged && (digest.is_none() || digest == *last) {
+            return;
+        }
+        let Some(records) = self.call(|provider| provider.sync_state()) else { return };
+        let offered = records.len();
+        let ours = |record: &SyncableState| {
+            record.state_type == self.state_type && record.source_node == self.node_id
+        };
+        let records: Vec<_> = records.into_iter().filter(ours).collect();
+        let foreign = offered - records.len();
+        if foreign > 0 {
+            self.counters.rejected.fetch_add(foreign as u64, SeqCst);
+            tracing::debug!(state_type = %self.state_type, foreign, "a provider offered records of other types or nodes");
+        }
+        if self.hand_over(records) {
+            *last = digest;
+        }
+    }
+
+    /// Whether a running core took them.
+    fn hand_over(&self, records: Vec<SyncableState>) -> bool {
+        let mut records = records.into_iter().peekable();
+        while records.peek().is_some() {
+            let slice: Vec<_> = records.by_ref().take(OFFER_LEN).collect();
+            let Some(driver) = self.driver.upgrade() else { return false };
+            match driver.offer(slice.clone()) {
+                Some(Ok(_)) => {}
+                Some(Err(_)) => self.hand_over_singly(&driver, slice),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// One bad record spoils its batch, not its neighbours.
+    fn hand_over_singly(&self, driver: &Driver, records: Vec<SyncableState>) {
+        let mut rejected = 0;
+        for record in records {
+            if let Some(Err(error)) = driver.offer(vec![record]) {
+                rejected += 1;
+                if rejected == 1 {
+                    tracing::warn!(state_type = %self.state_type, %error, "a provider offered records that cannot be taken");
+                }
+            }
+        }
+        self.counters.rejected.fetch_add(rejected, SeqCst);
+    }
+}
+
+impl Queue {
+    fn is_idle(&self) -> bool {
+        self.records.is_empty() && self.failed.is_empty() && self.ask.is_none()
+    }
+}
+
+/// Records on their way to a provider, in order.
+#[derive(Default)]
+struct Pending {
+    records: VecDeque<SyncableState>,
+    /// How many have been taken out: a record's place in the queue is its number less this.
+    taken: u64,
+    /// The number of the newest waiting record of each register; kept only while more than `PENDING_MAX` wait.
+    newest: HashMap<(String, Option<NodeId>), u64>,
+}
+
+impl Pending {
+    fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    fn push(&mut self, record: SyncableState) {
+        if self.records.len() < PENDING_MAX {
+            self.records.push_back(record);
+            return;
+        }
+        if self.newest.is_empty() {
+            let numbered = self.records.iter().zip(self.taken..);
+            self.newest = numbered.map(|(record, number)| (register(record), number)).collect();
+        }
+        let next = self.taken + self.records.len() as u64;
+        match self.newest.entry(register(&record)) {
+            std::collections::hash_map::Entry::Occupied(at) => {
+                let place = usize::try_from(*at.get() - self.taken).unwrap_or(usize::MAX);
+                if let Some(older) = self.records.get_mut(place) {
+                    *older = record;
+                }
+            }
+            std::collections::hash_map::Entry::Vacant(at) => {
+                at.insert(next);
+                self.records.push_back(record);
+            }
+        }
+    }
+
+    fn take(&mut self, most: usize) -> Vec<SyncableState> {
+        let count = most.min(self.records.len());
+        let batch: Vec<_> = self.records.drain(..count).collect();
+        self.taken += count as u64;
+        if self.records.len() < PENDING_MAX {
+            self.newest = HashMap::new();
+        } else {
+            for record in &batch {
+                let register = register(record);
+                if self.newest.get(&register).is_some_and(|number| *number < self.taken) {
+                    self.newest.remove(&register);
+                }
+            }
+        }
+        batch
+    }
+}
+
+fn register(record: &SyncableState) -> (String, Option<NodeId>) {
+    let owner = record.state_type.is_per_node().then(|| record.source_node.clone());
+    (record.key.clone(), owner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Value;
+
+    fn record(key: usize, version: u64) -> SyncableState {
+        let value = Value::encode(&version).unwrap();
+        SyncableState::new("t", format!("k{key}"), value, version, NodeId::new("a").unwrap())
+    }
+
+    #[test]
+    fn a_short_queue_keeps_every_version() {
+        let mut pending = Pending::default();
+        for version in 1..=100 {
+            pending.push(record(0, version));
+        }
+        let versions: Vec<_> = pending.take(200).into_iter().map(|record| record.version).collect();
+        assert_eq!(versions, (1..=100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_long_queue_is_no_longer_than_there_are_keys() {
+        let mut pending = Pending::default();
+        for version in 1..=100_000_u64 {
+            pending.push(record(usize::try_from(version % 5_000).unwrap(), version));
+        }
+        assert_eq!(pending.len(), 5_000);
+        let mut newest = HashMap::new();
+        while !pending.is_empty() {
+            for record in pending.take(100) {
+                newest.insert(record.key, record.version);
+            }
+        }
+        assert_eq!(newest.len(), 5_000);
+        assert!(newest.values().all(|version| *version > 95_000));
+    }
+
+    #[test]
+    fn the_newest_version_is_never_lost_nor_overtaken_by_an_older_one() {
+        use proptest::prelude::*;
+        let steps = proptest::collection::vec((0_usize..6_000, 0_usize..300), 1..60);
+        proptest!(ProptestConfig::with_cases(32), |(steps in steps)| {
+            let (mut pending, mut version) = (Pending::default(), 0);
+            let (mut written, mut heard) = (HashMap::new(), HashMap::<String, u64>::new());
+            let mut hear = |batch: Vec<SyncableState>| for record in batch {
+                let before = heard.insert(record.key, record.version);
+                assert!(before.is_none_or(|before| before < record.version));
+            };
+            for (pushes, takes) in steps {
+                for _ in 0..pushes {
+                    version += 1;
+                    let new = record(usize::try_from(version * 7_919 % 6_007).unwrap(), version);
+                    written.insert(new.key.clone(), version);
+                    pending.push(new);
+                }
+                hear(pending.take(takes));
+            }
+            while !pending.is_empty() {
+                hear(pending.take(100));
+            }
+            prop_assert_eq!(written, heard);
+        });
+    }
+}

@@ -1,0 +1,450 @@
+//! Who this node is, and whom it lets in: `Identity` (here), the CA that makes them (`authority`), the name in a
+//! certificate (`spiffe`), whether a peer's chain may enter (`trust`), signatures on claims (`signer`). Below
+//! them: `file`, `pem`, `x509`, `crl`. Never touches a socket, and shows a key to nobody.
+
+#[cfg(feature = "authority")]
+mod authority;
+mod crl;
+mod file;
+mod pem;
+mod signer;
+pub(crate) mod spiffe;
+mod trust;
+mod x509;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use rustls::{
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer},
+    sign::CertifiedKey,
+};
+
+#[cfg(feature = "authority")]
+pub use self::authority::{Authority, Validity};
+use self::file::{CRL_LEN_MAX, Draft, PEM_LEN_MAX, fault, named};
+pub(crate) use self::{
+    signer::Signer,
+    spiffe::SpiffeName,
+    trust::{Peer, Rejection, RejectionKind, Role, Trust, provider, unix_time},
+};
+use crate::{Error, NodeId};
+
+/// The longest chain, in certificates and in bytes: it must fit into a claim.
+const CHAIN_MAX: usize = 8;
+const CHAIN_LEN_MAX: usize = 16 * 1024;
+
+/// What a node proves itself with: its certificate chain and private key, and the certificate authorities and
+/// revocations by which it judges others.
+///
+/// Cheap to clone. `Debug` shows names and dates, never the key.
+///
+/// # Examples
+/// ```
+/// # #[cfg(feature = "authority")] {
+/// use phalanx::{Authority, Identity, NodeId};
+///
+/// let dir = tempfile::tempdir()?;
+/// let paths = Authority::generate("edge")?.issue(&NodeId::new("lb-1")?)?.write_to(dir.path())?;
+///
+/// let identity = Identity::from_pem_files(&paths.ca, &paths.cert, &paths.key)?;
+/// assert_eq!(identity.node_id(), Some(NodeId::new("lb-1")?));
+/// assert_eq!(identity.cluster_name(), "edge");
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Identity {
+    own: Arc<Own>,
+    roots: Arc<[CertificateDer<'static>]>,
+    /// Invariant: at most one list a signer, each signed by a root or by an intermediate of the chain.
+    crls: Arc<[CertificateRevocationListDer<'static>]>,
+}
+
+/// What belongs to the node itself, checked once.
+struct Own {
+    /// The node's certificate first, then its issuers.
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    name: SpiffeName,
+    serial: String,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+/// Where [`Identity::write_to`] put its files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Paths {
+    /// The certificates of the authorities.
+    pub ca: PathBuf,
+    /// The certificate chain.
+    pub cert: PathBuf,
+    /// The private key, readable to its owner only.
+    pub key: PathBuf,
+    /// The revocation lists, if the identity has any.
+    pub crl: Option<PathBuf>,
+}
+
+impl Identity {
+    /// Reads an identity from three PEM files: the certificate authorities' certificates, the node's certificate
+    /// chain, and its private key.
+    ///
+    /// On Unix nobody but its owner may have access to the key file; one that root owns may also be readable to
+    /// its group.
+    ///
+    /// # Errors
+    /// [`Error::File`] if a file cannot be read, [`Error::Identity`] if it holds something else or the three do
+    /// not belong together. Both name the file and what to do. An expired certificate is no error here; a
+    /// cluster does not start with one.
+    ///
+    /// # Examples
+    /// See [`Identity`].
+    pub fn from_pem_files(
+        ca: impl AsRef<Path>,
+        cert: impl AsRef<Path>,
+        key: impl AsRef<Path>,
+    ) -> Result<Self, Error> {
+        let (ca, cert, key) = (ca.as_ref(), cert.as_ref(), key.as_ref());
+        let labels = Labels {
+            ca: named("CA file", ca),
+            cert: named("certificate", cert),
+            key: named("private key", key),
+        };
+        Self::assemble(
+            &file::read(ca, "CA file", PEM_LEN_MAX)?,
+            &file::read(cert, "certificate", PEM_LEN_MAX)?,
+            &file::read_secret(key, "private key", PEM_LEN_MAX)?,
+            &labels,
+        )
+    }
+
+    /// Makes an identity of three PEM texts, as [`Identity::from_pem_files`] does of files.
+    ///
+    /// # Errors
+    /// [`Error::Identity`], as there.
+    ///
+    /// # Examples
+    /// ```
+    /// let error = phalanx::Identity::from_pem(b"", b"", b"").unwrap_err();
+    /// assert_eq!(error.to_string(), "CA file: it is empty; name the right file");
+    /// ```
+    pub fn from_pem(ca: &[u8], cert: &[u8], key: &[u8]) -> Result<Self, Error> {
+        let labels = Labels { ca: "CA file".into(), cert: "certificate".into(), key: "private key".into() };
+        Self::assemble(ca, cert, key, &labels)
+    }
+
+    fn assemble(ca: &[u8], cert: &[u8], key: &[u8], labels: &Labels) -> Result<Self, Error> {
+        let roots = roots(ca, &labels.ca)?;
+        let chain = pem::certificates(cert, &labels.cert)?;
+        let key = pem::private_key(key, &labels.key)?;
+        Self::from_parts(roots, chain, key, labels)
+    }
+
+    fn from_parts(
+        roots: Vec<CertificateDer<'static>>,
+        mut chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        labels: &Labels,
+    ) -> Result<Self, Error> {
+        // Peers have the roots; sending them would only cost bytes.
+        let leaf = chain.remove(0);
+        chain.retain(|certificate| !roots.contains(certificate));
+        chain.insert(0, leaf);
+        let own = Own::new(chain, key, labels)?;
+        Ok(Self { own: Arc::new(own), roots: roots.into(), crls: Arc::new([]) })
+    }
+
+    /// Adds revocation lists, in PEM. Of two lists of one authority the one with the greater number counts.
+    ///
+    /// A certificate on its issuer's list is refused; an authority without a list revokes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Identity`] if the text holds no list, one that none of the identity's authorities signed, or only
+    /// one older than what the identity has already.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[cfg(feature = "authority")] {
+    /// # use phalanx::{Authority, NodeId};
+    /// let authority = Authority::generate("edge")?;
+    /// let (kept, lost) = (NodeId::new("lb-1")?, NodeId::new("lb-2")?);
+    /// let identity = authority.issue(&kept)?;
+    /// authority.revoke(&authority.issue(&lost)?)?;
+    /// let identity = identity.with_crl_pem(&authority.crl_pem())?;
+    /// # drop(identity);
+    /// # }
+    /// # Ok::<(), phalanx::Error>(())
+    /// ```
+    pub fn with_crl_pem(self, pem: &[u8]) -> Result<Self, Error> {
+        self.with_crl(pem, "revocation list")
+    }
+
+    /// Adds revocation lists from a PEM file, as [`Identity::with_crl_pem`] does.
+    ///
+    /// # Errors
+    /// As there, and [`Error::File`] if the file cannot be read.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[cfg(feature = "authority")] {
+    /// # use phalanx::{Authority, NodeId};
+    /// # let identity = Authority::generate("edge")?.issue(&NodeId::new("lb-1")?)?;
+    /// let error = identity.with_crl_file("/no/such/file").unwrap_err();
+    /// assert!(error.to_string().starts_with("cannot read /no/such/file: "));
+    /// # }
+    /// # Ok::<(), phalanx::Error>(())
+    /// ```
+    pub fn with_crl_file(self, path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let pem = file::read(path, "revocation list", CRL_LEN_MAX)?;
+        self.with_crl(&pem, &named("revocation list", path))
+    }
+
+    fn with_crl(mut self, pem: &[u8], what: &str) -> Result<Self, Error> {
+        if pem.len() as u64 > CRL_LEN_MAX {
+            let text = format!("it has more than {CRL_LEN_MAX} bytes");
+            return Err(fault(what, text, "use certificates of a shorter life instead"));
+        }
+        let added = pem::revocation_lists(pem, what)?;
+        self.crls = crl::merge(&self.crls, added, &self.signers(), what)?.into();
+        Ok(self)
+    }
+
+    /// The node that the certificate names; `None` if several nodes share the certificate.
+    ///
+    /// # Examples
+    /// See [`Identity`].
+    #[must_use]
+    pub fn node_id(&self) -> Option<NodeId> {
+        self.own.name.node.clone()
+    }
+
+    /// The cluster that the certificate names.
+    ///
+    /// # Examples
+    /// See [`Identity`].
+    #[must_use]
+    pub fn cluster_name(&self) -> &str {
+        &self.own.name.cluster
+    }
+
+    /// When the certificate chain expires. From then on peers close their connections to the node.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[cfg(feature = "authority")] {
+    /// # use phalanx::{Authority, NodeId};
+    /// # use std::time::{Duration, SystemTime};
+    /// let identity = Authority::generate("edge")?.issue(&NodeId::new("lb-1")?)?;
+    /// let left = identity.not_after().duration_since(SystemTime::now()).unwrap();
+    /// assert!(left > Duration::from_secs(89 * 86_400)); // 90 days, unless asked for otherwise
+    /// # }
+    /// # Ok::<(), phalanx::Error>(())
+    /// ```
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.own.not_after
+    }
+
+    /// Writes `ca.pem`, `cert.pem`, `key.pem` and, if the identity has revocation lists, `crl.pem` into `dir`,
+    /// which is made if it is missing. Only the owner may read the key.
+    ///
+    /// Files of these names are replaced, each at once: whoever reads meanwhile finds the old or the new one
+    /// whole. A process killed between two of them may leave a new key beside an old certificate, which
+    /// [`Identity::from_pem_files`] refuses.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the directory cannot be written, [`Error::Identity`] if anyone may replace files in it.
+    ///
+    /// # Examples
+    /// See [`Identity`].
+    pub fn write_to(&self, dir: impl AsRef<Path>) -> Result<Paths, Error> {
+        let certificates = |list: &[CertificateDer<'_>]| -> Vec<u8> {
+            list.iter().flat_map(|der| pem::encode("CERTIFICATE", der).into_bytes()).collect()
+        };
+        let mut drafts = vec![
+            Draft { name: "ca.pem", bytes: certificates(&self.roots), secret: false },
+            Draft { name: "key.pem", bytes: pem::encode_key(self.key()).into_bytes(), secret: true },
+            Draft { name: "cert.pem", bytes: certificates(self.chain()), secret: false },
+        ];
+        if !self.crls.is_empty() {
+            let lists = self.crls.iter().flat_map(|der| pem::encode("X509 CRL", der).into_bytes()).collect();
+            drafts.push(Draft { name: "crl.pem", bytes: lists, secret: false });
+        }
+        let mut paths = file::write_all(dir.as_ref(), &drafts)?.into_iter();
+        let mut next = || paths.next().unwrap_or_default();
+        let (ca, key, cert) = (next(), next(), next());
+        Ok(Paths { ca, cert, key, crl: paths.next() })
+    }
+
+    /// The node's certificate first, then its issuers below the root.
+    pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.own.chain
+    }
+
+    pub(crate) fn key(&self) -> &PrivateKeyDer<'static> {
+        &self.own.key
+    }
+
+    pub(crate) fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
+    pub(crate) fn crls(&self) -> &[CertificateRevocationListDer<'static>] {
+        &self.crls
+    }
+
+    /// Whose revocation lists count: the roots', and those of the chain's own issuers.
+    fn signers(&self) -> Vec<&CertificateDer<'static>> {
+        self.roots.iter().chain(&self.own.chain[1..]).collect()
+    }
+
+    /// Whether a node may start with this identity `now`: it is valid, and its own roots lead to it.
+    pub(crate) fn check_usable(&self, shared_certificate: bool, now: SystemTime) -> Result<(), Error> {
+        let what = || format!("certificate of {}", self.own.name);
+        let clock = x509::written(now);
+        if now > self.own.not_after {
+            let text = format!("it expired at {}; the clock says {clock}", x509::written(self.own.not_after));
+            return Err(fault(what(), text, "issue a new one, or set the clock"));
+        }
+        if now < self.own.not_before {
+            let since = x509::written(self.own.not_before);
+            let text = format!("it is valid from {since} on; the clock says {clock}");
+            return Err(fault(what(), text, "set the clock, or issue a new one"));
+        }
+        if self.roots.iter().all(|root| x509::facts(root).is_ok_and(|facts| facts.not_after < now)) {
+            return Err(fault(
+                "CA file",
+                "all its certificates have expired",
+                "name the authority's new one",
+            ));
+        }
+        let trust = Trust::new(self, shared_certificate)?;
+        for role in [Role::Dialled, Role::Dialler] {
+            trust.judge(self.chain(), role, trust::unix_time(now)).map_err(|rejection| {
+                fault(
+                    what(),
+                    format!("peers that trust the same CA file would refuse it: {}", rejection.reason),
+                    "name a certificate that the CA file's authority issued for serverAuth and clientAuth",
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether this identity may take the place of `current` in a running node: the same node of the same
+    /// cluster, and no revocation list older than the one in force.
+    pub(crate) fn check_successor(&self, current: &Self) -> Result<(), Error> {
+        if self.own.name != current.own.name {
+            let text = format!("it names {}, but this node runs as {}", self.own.name, current.own.name);
+            return Err(fault("new certificate", text, "issue one for this node; the old one stays in use"));
+        }
+        crl::refuse_older(&self.crls, &current.crls)
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("name", &format_args!("{}", self.own.name))
+            .field("serial", &format_args!("{}", self.own.serial))
+            .field("not_after", &format_args!("{}", x509::written(self.own.not_after)))
+            .field("roots", &self.roots.len())
+            .field("crls", &self.crls.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How errors call the three parts.
+struct Labels {
+    ca: String,
+    cert: String,
+    key: String,
+}
+
+impl Own {
+    fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        labels: &Labels,
+    ) -> Result<Self, Error> {
+        let name = SpiffeName::from_certificate(&chain[0]).map_err(|text| {
+            let remedy = "issue it with one URI name: spiffe://<cluster>/node/<node-id>";
+            fault(&labels.cert, text, remedy)
+        })?;
+        let mut facts = Vec::with_capacity(chain.len());
+        for certificate in &chain {
+            let text = |text| fault(&labels.cert, text, "name a PEM certificate file");
+            facts.push(x509::facts(certificate).map_err(text)?);
+        }
+        if let Some(weakness) = &facts[0].weakness {
+            return Err(fault(&labels.cert, format!("its key is {weakness}"), "issue a new one"));
+        }
+        if chain.len() > CHAIN_MAX || signer::encoded_len(&chain) > CHAIN_LEN_MAX {
+            let text = format!("its chain is over {CHAIN_MAX} certificates or {CHAIN_LEN_MAX} bytes");
+            return Err(fault(&labels.cert, text, "leave out what peers do not need"));
+        }
+        check_pair(&chain, &key, labels)?;
+        let not_before = facts.iter().map(|facts| facts.not_before).max().unwrap_or(SystemTime::UNIX_EPOCH);
+        let not_after = facts.iter().map(|facts| facts.not_after).min().unwrap_or(SystemTime::UNIX_EPOCH);
+        Ok(Self { serial: facts[0].serial.clone(), chain, key, name, not_before, not_after })
+    }
+}
+
+fn check_pair(
+    chain: &[CertificateDer<'static>],
+    key: &PrivateKeyDer<'static>,
+    labels: &Labels,
+) -> Result<(), Error> {
+    let signing = aws_lc_rs::sign::any_supported_type(key).map_err(|source| Error::Identity {
+        what: labels.key.clone(),
+        fault: format!("it cannot be used ({source})"),
+        remedy: "use a key for ECDSA (P-256, P-384), Ed25519 or RSA of at least 2048 bits".into(),
+        source: Some(source.into()),
+    })?;
+    CertifiedKey::new(chain.to_vec(), signing).keys_match().map_err(|source| Error::Identity {
+        what: labels.key.clone(),
+        fault: format!("it does not belong to the {}", labels.cert),
+        remedy: "name the key that the certificate was issued for".into(),
+        source: Some(source.into()),
+    })
+}
+
+/// The certificate authorities of a CA file.
+fn roots(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let mut roots = pem::certificates(pem, what)?;
+    for (at, root) in roots.iter().enumerate() {
+        let refuse = |text: String| {
+            let text = format!("certificate {} in it: {text}", at + 1);
+            fault(what, text, "list the authorities' certificates, and nothing else")
+        };
+        let facts = x509::facts(root).map_err(refuse)?;
+        if !facts.is_ca {
+            return Err(refuse("it is not a certificate authority's".into()));
+        }
+        webpki::anchor_from_trusted_cert(root).map_err(|error| refuse(error.to_string()))?;
+    }
+    let mut seen = Vec::new();
+    roots.retain(|root| {
+        !seen.contains(root) && {
+            seen.push(root.clone());
+            true
+        }
+    });
+    Ok(roots)
+}
+
+#[cfg(all(doctest, feature = "authority"))]
+#[doc = include_str!("../../certs/README.md")]
+struct CertificatesReadme;
+
+#[cfg(all(test, feature = "authority"))]
+mod tests;
+#[cfg(all(test, feature = "authority"))]
+mod weak_certificates;

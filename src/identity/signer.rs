@@ -1,0 +1,133 @@
+//! Signatures on claims, by the key that the certificate names: made here, checked here. Knows nothing of what is
+//! signed; whoever calls separates its domains.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use rustls::{
+    SignatureScheme,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, UnixTime},
+    sign::SigningKey,
+};
+use webpki::EndEntityCert;
+
+use super::{CHAIN_LEN_MAX, CHAIN_MAX, Identity, Role, Trust, file::fault};
+use crate::{Error, NodeId};
+
+/// The longest signature, in bytes, its scheme included: RSA of 8192 bits.
+const SIGNATURE_LEN_MAX: usize = 2 + 1024;
+
+/// What TLS 1.3 allows for handshakes (RFC 8446 §4.2.3), in the order of preference.
+const SCHEMES: [SignatureScheme; 7] = [
+    SignatureScheme::ED25519,
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::ECDSA_NISTP521_SHA512,
+    SignatureScheme::RSA_PSS_SHA256,
+    SignatureScheme::RSA_PSS_SHA384,
+    SignatureScheme::RSA_PSS_SHA512,
+];
+
+/// This node's key, as it signs claims.
+#[derive(Clone, Debug)]
+pub(crate) struct Signer {
+    key: Arc<dyn SigningKey>,
+    chain: Bytes,
+}
+
+impl Signer {
+    pub(crate) fn new(identity: &Identity) -> Result<Self, Error> {
+        let key = aws_lc_rs::sign::any_supported_type(identity.key())
+            .map_err(|error| fault("private key", error.to_string(), "use a key for ECDSA on P-256"))?;
+        Ok(Self { key, chain: encode_chain(identity.chain()) })
+    }
+
+    /// The certificate chain as it travels: for each certificate its length (two bytes, big endian) and DER.
+    pub(crate) fn chain(&self) -> Bytes {
+        self.chain.clone()
+    }
+
+    /// The TLS signature scheme (two bytes, big endian), then the signature; `None` if the key refuses.
+    pub(crate) fn sign(&self, message: &[u8]) -> Option<Bytes> {
+        let signer = self.key.choose_scheme(&SCHEMES)?;
+        let signature = match signer.sign(message) {
+            Ok(signature) => signature,
+            Err(error) => {
+                tracing::warn!(%error, "the private key refuses to sign");
+                return None;
+            }
+        };
+        let mut bytes = BytesMut::with_capacity(2 + signature.len());
+        bytes.put_u16(u16::from(signer.scheme()));
+        bytes.put_slice(&signature);
+        Some(bytes.freeze())
+    }
+}
+
+impl Trust {
+    /// Whether `chain` leads to the roots, names `node` and is not revoked, and its key made `signature` over
+    /// `message`. A shared certificate speaks for any node, where shared certificates are on.
+    ///
+    /// When the certificate expires is not looked at: a claim stays what it was when it was signed.
+    pub(crate) fn verify_claim(&self, node: &NodeId, chain: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        let Some(chain) = decode_chain(chain) else {
+            return false;
+        };
+        // Any time will do; where it does not fit, `judge` finds one that does.
+        let time = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
+        let Ok(peer) = self.judge(&chain, Role::Signer, time) else {
+            return false;
+        };
+        peer.node.is_none_or(|named| named == *node) && verify_signature(&chain[0], message, signature)
+    }
+}
+
+fn verify_signature(leaf: &CertificateDer<'_>, message: &[u8], signature: &[u8]) -> bool {
+    let (Some((scheme, signature)), Ok(leaf)) =
+        (signature.split_first_chunk::<2>(), EndEntityCert::try_from(leaf))
+    else {
+        return false;
+    };
+    let scheme = SignatureScheme::from(u16::from_be_bytes(*scheme));
+    if !SCHEMES.contains(&scheme) || signature.len() + 2 > SIGNATURE_LEN_MAX {
+        return false;
+    }
+    // The first of a scheme's algorithms is the one that TLS 1.3 means: P-256 with SHA-256, not with others.
+    let mapping = super::trust::provider().signature_verification_algorithms.mapping;
+    let algorithm = mapping.iter().find(|(mapped, _)| *mapped == scheme).and_then(|(_, all)| all.first());
+    algorithm.is_some_and(|algorithm| leaf.verify_signature(*algorithm, message, signature).is_ok())
+}
+
+/// How long a chain is when it travels.
+pub(super) fn encoded_len(chain: &[CertificateDer<'_>]) -> usize {
+    chain.iter().map(|certificate| 2 + certificate.len()).sum()
+}
+
+fn encode_chain(chain: &[CertificateDer<'_>]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(encoded_len(chain));
+    for certificate in chain {
+        // An identity's chain is checked at loading to be no longer than `CHAIN_LEN_MAX`.
+        debug_assert!(certificate.len() <= CHAIN_LEN_MAX);
+        bytes.put_u16(u16::try_from(certificate.len()).unwrap_or(0));
+        bytes.put_slice(certificate);
+    }
+    bytes.freeze()
+}
+
+fn decode_chain(mut bytes: &[u8]) -> Option<Vec<CertificateDer<'_>>> {
+    if bytes.is_empty() || bytes.len() > CHAIN_LEN_MAX {
+        return None;
+    }
+    let mut chain = Vec::new();
+    while !bytes.is_empty() {
+        let (length, rest) = bytes.split_first_chunk::<2>()?;
+        let (certificate, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        if chain.len() == CHAIN_MAX {
+            return None;
+        }
+        chain.push(CertificateDer::from(certificate));
+        bytes = rest;
+    }
+    Some(chain)
+}

@@ -1,0 +1,79 @@
+//! `Stats`, gathered from the counters that each layer keeps for itself. Plain numbers; decides nothing.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+pub use crate::{net::NetStats, proto::ProtoCounters};
+use crate::{Config, NodeId, Status};
+
+/// What a node has counted: see [`Cluster::stats`](crate::Cluster::stats). Serialises with serde.
+///
+/// Counters begin anew with each start; while the node does not run, they are zero.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Whether it runs.
+    pub status: Status,
+    /// Who is there.
+    pub membership: MembershipStats,
+    /// How state spreads.
+    pub gossip: GossipStats,
+    /// The configuration in force; an identity given by the program is left out.
+    pub config: Config,
+    /// Each provider, by the name of its type.
+    pub providers: BTreeMap<String, ProviderStats>,
+    /// What the transport has done.
+    pub net: NetStats,
+    /// How often a subscriber's callback has panicked.
+    pub subscriber_panics: u64,
+}
+
+/// Who is there, in numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MembershipStats {
+    /// This node.
+    pub node_id: NodeId,
+    /// Nodes believed alive, this one included.
+    pub alive_count: usize,
+    /// Nodes suspected of having died.
+    pub suspected_count: usize,
+    /// Nodes believed dead and not forgotten yet.
+    pub dead_count: usize,
+    /// Nodes that left and are not forgotten yet.
+    pub left_count: usize,
+}
+
+/// How state spreads, in numbers.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct GossipStats {
+    /// Whether the node runs.
+    pub running: bool,
+    /// How many providers are registered.
+    pub provider_count: usize,
+    /// The configuration in force.
+    pub config: Config,
+    /// What the protocol has counted.
+    #[serde(flatten)]
+    pub counters: ProtoCounters,
+}
+
+/// What one provider was asked, and what it answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ProviderStats {
+    /// Calls of any of its functions.
+    pub calls: u64,
+    /// Records it took over.
+    pub applied: u64,
+    /// Records in conflict with something local, and settled.
+    pub conflicts: u64,
+    /// Records it refused, and records it offered that could not be taken.
+    pub rejected: u64,
+    /// Calls that panicked.
+    pub panics: u64,
+    /// Records that wait for it now.
+    pub pending: usize,
+}
