@@ -186,6 +186,14 @@ pub enum Error {
         /// The greatest allowed now.
         bound: u64,
     },
+    /// More was broadcast than the cluster takes. The record was not taken.
+    #[error("{waiting} bytes wait to be spread, over the limit of {limit}; slow down, or wait and try again")]
+    Overloaded {
+        /// How many bytes wait.
+        waiting: usize,
+        /// How many may wait.
+        limit: usize,
+    },
     /// The type is switched off here.
     #[error("state type {state_type} is switched off on this node by {key} = false")]
     TypeDisabled {

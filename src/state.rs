@@ -229,6 +229,9 @@ impl Value {
         Self(bytes)
     }
 
+    /// The value of a removal: nil.
+    pub(crate) const NIL: Self = Self(Bytes::from_static(&[0xc0]));
+
     pub(crate) fn into_bytes(self) -> Bytes {
         self.0
     }
@@ -286,6 +289,10 @@ pub struct SyncableState {
     pub source_node: NodeId,
     /// The writer's wall clock, for people: no comparison uses it.
     pub timestamp: SystemTime,
+    /// Whether this tells of a removal; the value is then nil. Only a provider is handed such a record, since
+    /// readers see no removed ones.
+    #[serde(default)]
+    pub deleted: bool,
 }
 
 impl SyncableState {
@@ -307,7 +314,7 @@ impl SyncableState {
         source_node: NodeId,
     ) -> Self {
         let timestamp = crate::driver::clock::wall_now();
-        Self { state_type: state_type.into(), key: key.into(), value, version, source_node, timestamp }
+        Self { state_type: state_type.into(), key: key.into(), value, version, source_node, timestamp, deleted: false }
     }
 }
 
