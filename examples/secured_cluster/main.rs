@@ -1,13 +1,13 @@
-//! A secured cluster, end to end: certificates, separate processes, shared state, a crash, a return, a goodbye, and
-//! two intruders who stay outside. Narrates what it sees and exits 0 only if it saw all of it.
+//! A secured cluster, end to end: certificates, separate processes, shared state, a crash, a return, a goodbye,
+//! and two intruders who stay outside. Narrates what it sees and exits 0 only if it saw all of it.
 //!
 //! ```sh
 //! cargo run --release --example secured_cluster
 //! ```
 //!
-//! Where to look: `node.rs` is a whole program around a [`phalanx::Cluster`], `certificates.rs` makes the authority,
-//! the identities and the configuration files, `story.rs` and `trials.rs` are the acts. The rest (`fleet.rs`,
-//! `notes.rs`, `report.rs`, `options.rs`) starts processes, hears them and prints.
+//! Where to look: `node.rs` is a whole program around a [`phalanx::Cluster`], `certificates.rs` makes the
+//! authority, the identities and the configuration files, `story.rs` and `trials.rs` are the acts. The rest
+//! (`fleet.rs`, `notes.rs`, `report.rs`, `options.rs`) starts processes, hears them and prints.
 
 mod certificates;
 mod fleet;

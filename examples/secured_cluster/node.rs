@@ -19,7 +19,10 @@ use phalanx::{
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
-use crate::notes::{Line, Note, Record, now};
+use crate::{
+    notes::{Line, Note, Record, now},
+    report,
+};
 
 /// The example's own type of state, beside the built-in ones.
 pub(crate) const WEIGHTS: &str = "weights";
@@ -273,7 +276,8 @@ fn log(teller: Teller) {
     if teller.control {
         format.without_time().with_ansi(false).with_writer(move || Log(teller)).init();
     } else {
-        format.with_writer(io::stderr).init();
+        let colour = report::has_colour(&io::stderr());
+        format.with_ansi(colour).with_writer(io::stderr).init();
     }
 }
 

@@ -1,4 +1,5 @@
-//! The timeline, and what has to be seen before the example may say that all is well. Prints, decides nothing else.
+//! The timeline, and what has to be seen before the example may say that all is well. Prints, decides nothing
+//! else.
 
 use std::{
     collections::BTreeSet,
@@ -134,6 +135,11 @@ impl Report {
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.into() }
     }
+}
+
+/// Whether colours are wanted: on a terminal, unless `NO_COLOR` is set.
+pub(crate) fn has_colour(out: &impl IsTerminal) -> bool {
+    out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// A reader who went away is no reason to leave processes behind.

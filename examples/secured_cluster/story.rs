@@ -1,4 +1,5 @@
-//! The acts of a cluster's life: joining, sharing state, a crash, a return, a goodbye. The intruders are in `trials`.
+//! The acts of a cluster's life: joining, sharing state, a crash, a return, a goodbye. The intruders are in
+//! `trials`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

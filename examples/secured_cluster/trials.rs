@@ -1,5 +1,5 @@
-//! The intruders: one with a certificate of another authority, one whose certificate names another node. Both stay
-//! outside, and the cluster does not mind.
+//! The intruders: one with a certificate of another authority, one whose certificate names another node. Both
+//! stay outside, and the cluster does not mind.
 
 use std::collections::BTreeMap;
 
@@ -156,7 +156,7 @@ impl Story {
         sum
     }
 
-    /// Those that came since `before`; waits for the first, since the stranger may hear of it before it is counted.
+    /// Those that came since `before`. Waits for the first: the stranger may hear of it before it is counted.
     async fn new_refusals(&mut self, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
         for _ in 0..20 {
             let mut refused = self.refusals().await;
