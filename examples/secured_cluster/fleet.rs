@@ -175,6 +175,12 @@ impl Journal {
         Some(last)
     }
 
+    /// Whom a node sees alive, in words.
+    pub(crate) fn view(&self, node: &str) -> Option<String> {
+        let (alive, _) = self.views.get(node)?;
+        Some(alive.iter().map(String::as_str).collect::<Vec<_>>().join(" "))
+    }
+
     /// When each of `nodes` first noted what `test` looks for; `None` while one has not.
     pub(crate) fn everywhere(
         &self,

@@ -34,14 +34,18 @@ pub(crate) struct Story {
     configs: BTreeMap<String, PathBuf>,
     /// Who should be alive now.
     pub(crate) alive: BTreeSet<String>,
+    /// When the killed node was started anew: from then on nobody may die.
+    pub(crate) back: Mark,
     count: usize,
 }
 
 impl Story {
     pub(crate) fn new(report: Report, count: usize, dir: PathBuf) -> Self {
+        let fleet = Fleet::new();
         Self {
             report,
-            fleet: Fleet::new(),
+            back: fleet.journal.mark(),
+            fleet,
             dir,
             nodes: Vec::new(),
             configs: BTreeMap::new(),
@@ -115,10 +119,14 @@ impl Story {
             agreed.map(|at| format!("{} after the last start", span(last, at))).unwrap_or_default();
         let text = format!("all {} see one another alive", self.count);
         report.check(Check::Joined, agreed.is_some(), &text, &measured);
-        match agreed {
-            Some(_) => Ok(()),
-            None => Err("without a cluster there is nothing to tell".into()),
+        if agreed.is_some() {
+            return Ok(());
         }
+        for name in &names {
+            let view = self.fleet.journal.view(name);
+            report.quote(name, &format!("sees alive: {}", view.unwrap_or_else(|| "nothing yet".into())));
+        }
+        Err("without a cluster there is nothing to tell".into())
     }
 
     /// What a node said that did not come up.
@@ -226,8 +234,8 @@ impl Story {
     async fn mourn(&mut self, mark: Mark, killed: u64, victim: &str, rest: &BTreeSet<String>) {
         let suspects = |note: &Note| is_member(note, "node-suspect", victim);
         let suspected = self.fleet.until(DEATH_MAX / 2, |journal| {
-            let entry = journal.since(mark).find(|entry| suspects(&entry.note))?;
-            Some((entry.at, entry.node.clone()))
+            let suspicions = journal.since(mark).filter(|entry| suspects(&entry.note));
+            suspicions.map(|entry| (entry.at, entry.node.clone())).min()
         });
         let suspected = suspected.await;
         let (who, measured) = match &suspected {
@@ -261,6 +269,7 @@ impl Story {
 
     async fn come_back(&mut self, victim: &str, missed: &[Record]) -> Result<(), Fault> {
         let mark = self.fleet.journal.mark();
+        self.back = mark;
         let started = self.fleet.start(victim, &self.configs[victim])?;
         self.alive.insert(victim.into());
         let everyone = self.alive.clone();
@@ -330,9 +339,8 @@ impl Story {
         let left = self.fleet.until(SOON, |journal| journal.everywhere(mark, &rest, is_leave)).await;
         let well = self.fleet.ended(&leaver, SOON).await;
         let ended = now();
-        let dead =
-            |note: &Note| is_member(note, "node-dead", &leaver) || is_member(note, "node-suspect", &leaver);
-        let mourned = self.fleet.journal.since(mark).any(|entry| dead(&entry.note));
+        let is_death = |note: &Note| is_member(note, "node-dead", &leaver);
+        let mourned = self.fleet.journal.since(mark).any(|entry| is_death(&entry.note));
         let last = left.as_ref().and_then(|times| times.last());
         let measured = last.map(|at| span(began, *at)).unwrap_or_default();
         let text = format!(

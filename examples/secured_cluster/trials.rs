@@ -99,10 +99,12 @@ impl Story {
         let spread = self.broadcast(&origin, &format!("{WEIGHTS} pool-a 100"), &everyone).await;
         let equal = self.equal_records().await;
         let victim = &self.nodes[self.nodes.len() - 1].0;
-        let falsely = self.fleet.journal.all().any(|entry| match &entry.note {
-            note @ Note::Member { kind, .. } => kind == "node-dead" && !is_member(note, "node-dead", victim),
-            _ => false,
-        });
+        let is_death = |note: &Note| matches!(note, Note::Member { kind, .. } if kind == "node-dead");
+        let journal = &self.fleet.journal;
+        let falsely = journal.since(self.back).any(|entry| is_death(&entry.note))
+            || journal
+                .all()
+                .any(|entry| is_death(&entry.note) && !is_member(&entry.note, "node-dead", victim));
         let inside = self.fleet.journal.all().any(|entry| match &entry.note {
             Note::Member { about, alive, .. } => {
                 let outside = |name: &str| name == STRANGER || name == IMPOSTOR;
