@@ -280,7 +280,7 @@ impl Cluster {
     ) -> Result<Option<SyncableState>, Error> {
         let (state_type, key, value) = self.checked(state_type.into(), key.into(), value)?;
         let written =
-            self.driver().command(|protocol, now| protocol.broadcast(state_type, key, value, options, now));
+            self.driver().command(|protocol, now| protocol.broadcast(&state_type, &key, value, options, now));
         written.transpose()
     }
 
@@ -297,7 +297,7 @@ impl Cluster {
         limit: Duration,
     ) -> Result<Spread, Error> {
         let (state_type, key, value) = self.checked(state_type.into(), key.into(), value)?;
-        self.driver().broadcast_confirmed(state_type, key, value, limit).await
+        self.driver().broadcast_confirmed(&state_type, &key, value, limit).await
     }
 
     /// Takes records as they are, in one batch: one with an old version loses to a newer one as anywhere. How many
@@ -330,8 +330,7 @@ impl Cluster {
     ) -> Result<Option<SyncableState>, Error> {
         let (state_type, key) = (state_type.into(), key.as_ref());
         self.check_key(&state_type, key)?;
-        let removed = self.driver().command(|protocol, now| protocol.remove(&state_type, key, now));
-        removed.transpose().map(Option::flatten)
+        Ok(self.driver().command(|protocol, now| protocol.remove(&state_type, key, now)).flatten())
     }
 
     /// The record that counts under a key; of a per-node type, this node's own.

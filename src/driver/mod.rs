@@ -471,18 +471,17 @@ impl Driver {
 
     pub(crate) async fn broadcast_confirmed(
         &self,
-        state_type: StateType,
-        key: String,
+        state_type: &StateType,
+        key: &str,
         value: Value,
         limit: Duration,
     ) -> Result<Spread, Error> {
         let life = self.life().ok_or(Error::NotRunning)?;
-        let (kind, name) = (state_type.clone(), key.clone());
         let written = life.step(|protocol, now| {
             protocol.broadcast(state_type, key, value, Options::default(), now)
         });
         written.ok_or(Error::NotRunning)??;
-        let spread = life.confirm(&kind, &name, limit).ok_or(Error::NotRunning)?;
+        let spread = life.confirm(state_type, key, limit).ok_or(Error::NotRunning)?;
         spread.await.map_err(|_| Error::NotRunning)
     }
 

@@ -1,18 +1,396 @@
 //! The protocol as a state machine: inputs in, outputs out. No clock, no sockets, no `async`, no order that
 //! depends on a hash map. This file hands over to the parts and holds no rule itself.
+//!
+//! Membership: `claims` what nodes say of themselves · `accuse` what is said against them · `probe` who answers ·
+//! `suspicion`, `awareness`, `schedule` its arithmetic · `link` connections · `members` the table
+//! State: `store` records and which wins · `ranges`, `lamport` its arithmetic · `dissemination` the delegated spread ·
+//! `gossip` the net below it · `reconcile` push-pull · `confirm` who has it · `registers` what counts for readers
 
+mod accuse;
+mod awareness;
+mod claims;
 pub(crate) mod config;
+mod confirm;
+mod counters;
+mod dissemination;
+mod gossip;
+mod inbox;
+mod lamport;
+mod link;
+mod members;
 pub(crate) mod output;
+mod probe;
+mod ranges;
+mod reconcile;
+mod registers;
+mod schedule;
+mod store;
+mod suspicion;
+#[cfg(test)]
+pub(crate) mod tests_support;
 pub(crate) mod time;
+mod timers;
 pub(crate) mod vouch;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::Hasher as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use siphasher::sip::SipHasher13;
 
 pub(crate) use self::{
     config::ProtocolConfig,
+    link::Verdict,
     output::{Output, StreamInput},
     time::{Now, Time},
     vouch::Vouch,
 };
+pub use self::counters::{MemberExplanation, ProtoCounters};
+use self::{
+    awareness::Awareness,
+    confirm::Confirm,
+    dissemination::Spreader,
+    members::{Member, Members},
+    probe::{Check, Pinged, Probe},
+    reconcile::Exchange,
+    schedule::Schedule,
+    store::{Store, StoreConfig},
+    timers::{Timer, Timers},
+};
+use crate::{
+    ClusterEvent, EventData, EventKind, NodeId, NodeInfo, NodeStatus, StateType,
+    wire::{
+        StreamId,
+        codec::Packet,
+        message::ClaimBody,
+    },
+};
 
-mod stub; // STUB
-pub use self::stub::{MemberExplanation, ProtoCounters};
-pub(crate) use self::stub::{Protocol, Verdict};
+/// Old graves, tombstones and unanswered pings are looked through at most so often.
+const SWEEP_MAX: Duration = Duration::from_secs(10);
+/// A ping is never answered after so long.
+const PING_AGE_MAX: Duration = Duration::from_secs(60);
+/// How long a leave waits for acknowledgements.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
+
+/// One node's protocol.
+pub(crate) struct Protocol {
+    config: ProtocolConfig,
+    me: NodeId,
+    vouch: Arc<dyn Vouch>,
+    rng: fastrand::Rng,
+    outputs: VecDeque<Output>,
+    timers: Timers,
+    /// The time of the latest input.
+    entered: Time,
+    counters: ProtoCounters,
+
+    members: Members,
+    awareness: Awareness,
+    schedule: Schedule,
+    last_ping: u64,
+    pings: BTreeMap<u64, Pinged>,
+    probes: BTreeMap<u64, Probe>,
+    checks: BTreeMap<NodeId, Check>,
+    /// When anything arrived from anyone.
+    heard: Time,
+    /// How many peers are connected. Invariant: the number of members whose `linked` is set.
+    links: usize,
+    /// The incarnation to be refuted, if a refutation waits for its tick.
+    refute_above: Option<u64>,
+    refuted: Option<Time>,
+    conflict_told: Option<Time>,
+    /// When claims were asked for that came without certificates.
+    needed: BTreeMap<NodeId, Time>,
+    /// Encoded news about a member, and on how many pings and acks it still rides.
+    rumours: BTreeMap<NodeId, (Bytes, u32)>,
+    deaths: VecDeque<Time>,
+    /// How many members there were when this node began to take itself to be cut off.
+    isolated: Option<usize>,
+    leaving: bool,
+    leave_told: bool,
+
+    store: Store,
+    spreader: Spreader,
+    /// Vector entries that changed and were not told yet, with the time of the first change.
+    news: BTreeMap<(StateType, NodeId, u64), Time>,
+    state_changed: Time,
+    fled: Option<Time>,
+    exchanges: BTreeMap<StreamId, Exchange>,
+    last_stream: u64,
+    synced: Option<usize>,
+    synced_with: BTreeSet<NodeId>,
+    confirms: BTreeMap<u64, Confirm>,
+}
+
+impl Protocol {
+    pub(crate) fn new(config: ProtocolConfig, vouch: Arc<dyn Vouch>, seed: u64, now: Now) -> Self {
+        let me = config.node_id.clone();
+        let hash_key = key_of(&config.cluster);
+        let body = ClaimBody {
+            node_id: me.clone(),
+            epoch: config.epoch,
+            incarnation: 0,
+            left: false,
+            address: config.address,
+            zone: config.zone.clone(),
+            tags: config.tags.clone(),
+        };
+        let store = Store::new(StoreConfig {
+            me: me.clone(),
+            epoch: config.epoch,
+            tombstone_ttl: config.tombstone_ttl,
+            max_batch_size: config.max_batch_size,
+            disabled: config.disabled.clone(),
+            hash_key,
+        });
+        let mut core = Self {
+            members: Members::new(me.clone(), hash_key),
+            store,
+            me,
+            vouch,
+            rng: fastrand::Rng::with_seed(seed),
+            outputs: VecDeque::new(),
+            timers: Timers::default(),
+            entered: now.time,
+            counters: ProtoCounters::default(),
+            awareness: Awareness::default(),
+            schedule: Schedule::new(hash_key),
+            last_ping: 0,
+            pings: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            checks: BTreeMap::new(),
+            heard: now.time,
+            links: 0,
+            refute_above: None,
+            refuted: None,
+            conflict_told: None,
+            needed: BTreeMap::new(),
+            rumours: BTreeMap::new(),
+            deaths: VecDeque::new(),
+            isolated: None,
+            leaving: false,
+            leave_told: false,
+            spreader: Spreader::default(),
+            news: BTreeMap::new(),
+            state_changed: now.time,
+            fled: None,
+            exchanges: BTreeMap::new(),
+            last_stream: 0,
+            synced: None,
+            synced_with: BTreeSet::new(),
+            confirms: BTreeMap::new(),
+            config,
+        };
+        core.take_place(body, now);
+        core
+    }
+
+    /// This node's own row, and the timers that run for its whole life.
+    fn take_place(&mut self, body: ClaimBody, now: Now) {
+        let chain = self.vouch.chain();
+        let signed = self.sign(&body, &chain);
+        self.members.keep_chain(signed.chain_hash, chain);
+        let mut member = Member::new(body, signed, self.members.place_of(&self.me), now.time, now.wall_ms);
+        member.cause = "this node".into();
+        self.members.insert(member, now.time);
+        // Each node has phases of its own, so that a fleet that starts together does not tick together.
+        for (timer, interval) in [
+            (Timer::Period, self.config.ping_interval),
+            (Timer::Gossip, self.config.gossip_interval),
+            (Timer::PushPull, self.config.push_pull_interval),
+            (Timer::Greet, self.config.push_pull_interval / 4),
+            (Timer::Sweep, self.sweep_interval()),
+        ] {
+            let phase = self.jitter(interval);
+            self.timers.set(timer, now.time + phase);
+        }
+    }
+
+    fn sweep_interval(&self) -> Duration {
+        let shortest = self.config.dead_node_reclaim.min(self.config.tombstone_ttl) / 8;
+        shortest.clamp(Duration::from_millis(100), SWEEP_MAX)
+    }
+
+    /// Does all that is due.
+    pub(crate) fn handle_timeout(&mut self, now: Now) {
+        self.enter(now);
+        while let Some(timer) = self.timers.pop_due(now.time) {
+            self.handle_timer(timer, now);
+        }
+    }
+
+    fn handle_timer(&mut self, timer: Timer, now: Now) {
+        match timer {
+            Timer::Period => self.begin_period(now),
+            Timer::ProbeDirect(seq) => self.probe_indirectly(seq),
+            Timer::ProbeEnd(seq) => self.end_probe(seq, now),
+            Timer::HelpNack(ping) => self.say_nack(ping),
+            Timer::HelpEnd(ping) => self.end_help(ping),
+            Timer::SolicitEnd(ping) => self.end_solicited(ping, now),
+            Timer::Suspicion(id) | Timer::Look(id) => self.begin_check(&id, now),
+            Timer::CheckEnd(id) => self.end_check(&id, now),
+            Timer::Refute => self.refute_now(now),
+            Timer::Dial(id) => self.dial_planned(&id),
+            Timer::Greet => self.greet(now),
+            Timer::Flush => self.flush(now),
+            Timer::Handoff(number) => self.redelegate(number, now),
+            Timer::Gossip => self.gossip(now),
+            Timer::PushPull => self.push_pull(now),
+            Timer::Stalled(stream) => self.give_up_stalled(stream),
+            Timer::Confirm(ticket) => self.ask_again(ticket, now),
+            Timer::Leave => self.end_leave(),
+            Timer::Expire => self.expire(now),
+            Timer::Sweep => self.sweep(now),
+        }
+    }
+
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Time> {
+        self.timers.next()
+    }
+
+    /// Forgets what is too old.
+    fn sweep(&mut self, now: Now) {
+        self.timers.set(Timer::Sweep, now.time + self.sweep_interval());
+        let reclaim = self.config.dead_node_reclaim;
+        let gone: Vec<_> = self
+            .members
+            .others()
+            .filter(|(_, member)| !member.is_live() && now.time.since(member.since) >= reclaim)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in gone {
+            self.remove_member(&id, now);
+        }
+        self.members.level_graves(reclaim * 2, now.time);
+        self.pings.retain(|_, ping| now.time.since(ping.sent()) < PING_AGE_MAX);
+        self.needed.retain(|_, asked| now.time.since(*asked) < PING_AGE_MAX);
+        self.store.collect(now);
+    }
+
+    /// Says goodbye. Ends in `Output::LeaveSpread`, within two seconds.
+    pub(crate) fn leave(&mut self, now: Now) {
+        self.enter(now);
+        if self.leaving {
+            return;
+        }
+        self.claim_anew(now, |body| {
+            body.left = true;
+            body.incarnation = body.incarnation.saturating_add(1);
+        });
+        self.flush(now);
+        self.leaving = true;
+        self.members.update(&self.me.clone(), now.time, |member| member.status = NodeStatus::Left);
+        self.timers.set(Timer::Leave, now.time + LEAVE_MAX);
+        self.end_leave_if_spread();
+    }
+
+    fn end_leave_if_spread(&mut self) {
+        if self.leaving && self.spreader.is_idle() && !self.store.has_unspread() {
+            self.end_leave();
+        }
+    }
+
+    fn end_leave(&mut self) {
+        if !std::mem::replace(&mut self.leave_told, true) {
+            self.timers.clear(&Timer::Leave);
+            self.outputs.push_back(Output::LeaveSpread);
+        }
+    }
+}
+
+/// What every part uses.
+impl Protocol {
+    fn send(&mut self, to: &NodeId, packet: Packet) {
+        self.counters.messages_sent += 1;
+        self.counters.bytes_sent += packet.len() as u64;
+        self.outputs.push_back(Output::Send { to: to.clone(), bytes: packet.into_bytes() });
+    }
+
+    fn send_part<T: serde::Serialize>(&mut self, to: &NodeId, kind: u8, body: &T) {
+        let mut packet = Packet::new();
+        packet.push(kind, body);
+        self.send(to, packet);
+    }
+
+    /// A membership event, with the member as it is now.
+    fn event(&mut self, kind: EventKind, id: &NodeId, cause: &str, now: Now) {
+        if let Some(member) = self.members.get(id) {
+            let data = EventData::Member { info: Box::new(member.info()), cause: cause.into() };
+            self.event_data(kind, Some(id.clone()), data, now);
+        }
+    }
+
+    fn event_reason(&mut self, kind: EventKind, reason: &str, now: Now) {
+        self.event_data(kind, Some(self.me.clone()), EventData::Reason(reason.into()), now);
+    }
+
+    fn event_data(&mut self, kind: EventKind, id: Option<NodeId>, data: EventData, now: Now) {
+        self.outputs.push_back(Output::Event(ClusterEvent::new(kind, id, now.wall(), data)));
+    }
+}
+
+/// What readers ask.
+impl Protocol {
+    pub(crate) fn node(&self, id: &NodeId) -> Option<NodeInfo> {
+        Some(self.members.get(id)?.info())
+    }
+
+    pub(crate) fn nodes(&self) -> BTreeMap<NodeId, NodeInfo> {
+        self.members.iter().map(|(id, member)| (id.clone(), member.info())).collect()
+    }
+
+    pub(crate) fn local_node(&self) -> NodeInfo {
+        self.members.me().info()
+    }
+
+    pub(crate) fn alive(&self) -> BTreeSet<NodeId> {
+        let alive = self.members.iter().filter(|(_, member)| member.status == NodeStatus::Alive);
+        alive.map(|(id, _)| id.clone()).collect()
+    }
+
+    pub(crate) fn explain(&self, id: &NodeId) -> Option<MemberExplanation> {
+        let member = self.members.get(id)?;
+        let ago = |time: Time| self.entered.since(time);
+        Some(MemberExplanation {
+            cause: member.cause.clone(),
+            since: ago(member.since),
+            last_heard: member.heard.map(ago),
+            connected: member.linked,
+            accusers: member.suspicion.iter().flat_map(|suspicion| suspicion.accusers().cloned()).collect(),
+            suspicion_ends_in: member.suspicion.as_ref().map(|suspicion| suspicion.ends().since(self.entered)),
+        })
+    }
+
+    pub(crate) fn counters(&self) -> &ProtoCounters {
+        &self.counters
+    }
+
+    /// How many peers' state this node covered when it called itself synced.
+    pub(crate) fn synced(&self) -> Option<usize> {
+        self.synced
+    }
+
+    /// Lifeguard's local health score, 0 (well) to 8.
+    pub(crate) fn health_score(&self) -> u32 {
+        self.awareness.score()
+    }
+}
+
+/// The key of every hash that orders or compares: outsiders do not know the cluster's name, members all do.
+fn key_of(cluster: &str) -> (u64, u64) {
+    let half = |salt: u8| {
+        let mut hasher = SipHasher13::new_with_keys(u64::from(salt), 0x7068_616c_616e_7801);
+        hasher.write(cluster.as_bytes());
+        hasher.finish()
+    };
+    (half(1), half(2))
+}

@@ -130,10 +130,10 @@ pub(crate) fn prefix(len: usize) -> Bytes {
 /// LEB128, least significant seven bits first.
 fn put_varint(bytes: &mut BytesMut, mut value: usize) {
     while value >= 0x80 {
-        bytes.put_u8((value & 0x7f) as u8 | 0x80);
+        bytes.put_u8(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
     }
-    bytes.put_u8(value as u8);
+    bytes.put_u8(value.to_le_bytes()[0]);
 }
 
 fn varint(bytes: &[u8]) -> Result<(usize, usize), Malformed> {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::NodeId;
+use crate::{NodeId, StateType};
 
 /// The kinds of parts. Numbers are on the wire and never change.
 pub(crate) mod kind {
@@ -163,6 +163,18 @@ pub(crate) struct TypeName {
     pub(crate) per_node: bool,
 }
 
+impl From<&StateType> for TypeName {
+    fn from(state_type: &StateType) -> Self {
+        Self { name: state_type.as_str().into(), per_node: state_type.is_per_node() }
+    }
+}
+
+impl From<&TypeName> for StateType {
+    fn from(name: &TypeName) -> Self {
+        if name.per_node { Self::per_node(name.name.as_str()) } else { Self::shared(name.name.as_str()) }
+    }
+}
+
 /// Sequence numbers as ascending, disjoint, inclusive ranges.
 pub(crate) type WireRanges = Vec<(u64, u64)>;
 
@@ -271,7 +283,7 @@ pub(crate) enum Standing {
     Left,
 }
 
-/// What the sender knows, so that the other can send the rest. Empty where nothing differs.
+/// What the sender knows, so that the other can send the rest. A large one comes in several frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Wants {
     /// The types that differ.
@@ -280,6 +292,8 @@ pub(crate) struct Wants {
     pub(crate) vectors: Vec<Dots>,
     /// The whole member table, if it differs.
     pub(crate) members: Option<Vec<MemberRow>>,
+    /// Whether this is the last frame of it.
+    pub(crate) last: bool,
 }
 
 /// The vector of a type, whose whole delta has been sent: said last, or two replicas with equal vectors could

@@ -1,0 +1,100 @@
+//! What the core counts, and how it explains a member: plain data for readers.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::NodeId;
+
+/// Why a member has the status it has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MemberExplanation {
+    /// Why its status changed last, in words.
+    pub cause: String,
+    /// For how long it has had its status.
+    pub since: Duration,
+    /// How long ago something arrived from it on its own connection; `None` if never in its present life.
+    pub last_heard: Option<Duration>,
+    /// Whether a connection to it stands.
+    pub connected: bool,
+    /// Who accuses it; empty unless it is suspected.
+    pub accusers: Vec<NodeId>,
+    /// When this node will look for itself and decide; `None` unless it is suspected.
+    pub suspicion_ends_in: Option<Duration>,
+}
+
+/// What the protocol has counted since the node's start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each is named for what it counts")]
+pub struct ProtoCounters {
+    pub messages_sent: u64,
+    pub messages_received: u64,
+    pub bytes_sent: u64,
+    /// From peers that are no members; not looked at.
+    pub messages_from_strangers: u64,
+    /// Messages and frames that cannot be decoded; their connections are closed.
+    pub malformed: u64,
+    pub probes: u64,
+    pub indirect_probes: u64,
+    /// Probes that only a helper could complete.
+    pub probes_saved: u64,
+    pub probes_failed: u64,
+    /// Probes without any sign of life from anyone: the fault is likelier here.
+    pub probes_void: u64,
+    /// Requests to ping for another that were not taken on.
+    pub helps_refused: u64,
+    pub suspicions: u64,
+    pub self_checks: u64,
+    /// Self-checks in which too few others answered.
+    pub self_checks_void: u64,
+    /// Members this node has convicted.
+    pub deaths: u64,
+    pub refutations: u64,
+    /// Times this process woke up more than 100 ms late.
+    pub late_wakeups: u64,
+    /// Claims over a limit or that cannot be decoded.
+    pub claims_refused: u64,
+    /// Claims whose signature does not hold.
+    pub claims_forged: u64,
+    pub members_refused: u64,
+    /// Claims this node's own key refused to sign.
+    pub sign_failures: u64,
+    /// Signs of another process under this node's id.
+    pub conflicts: u64,
+    /// Records under this node's name that it did not write.
+    pub impersonations: u64,
+    /// Epochs begun after the first.
+    pub epochs_begun: u64,
+    /// Batches this node has begun to spread.
+    pub batches_spread: u64,
+    pub records_spread: u64,
+    /// Ranges handed to relays, repeated ones included.
+    pub handoffs: u64,
+    /// Hand-offs that were not acknowledged in time.
+    pub handoffs_lost: u64,
+    /// Ranges left to gossip after five tries.
+    pub handoffs_given_up: u64,
+    /// Copies of batches that had come before.
+    pub duplicates: u64,
+    pub gossip_sent: u64,
+    /// Digests that told of something missing here.
+    pub gossip_useful: u64,
+    pub pulls_served: u64,
+    pub exchanges_begun: u64,
+    pub exchanges_completed: u64,
+    pub exchanges_refused: u64,
+    pub exchanges_stalled: u64,
+    /// Exchanges begun ahead of time, since digests differed.
+    pub early_syncs: u64,
+    pub sync_bytes_sent: u64,
+    /// Records that came in exchanges.
+    pub records_synced: u64,
+    pub records_accepted: u64,
+    /// Records that lost against what was held.
+    pub records_superseded: u64,
+    pub records_known: u64,
+    /// Records over a limit; they stay unknown and may be accepted later.
+    pub records_refused: u64,
+}

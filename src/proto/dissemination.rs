@@ -1,0 +1,439 @@
+//! Acknowledged delegation: an update goes to a few relays, each with a range of the ring to serve, and a range
+//! that nobody acknowledges goes to another relay. Knows neither claims nor records: it moves parts as they came.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    NodeId, NodeStatus,
+    proto::{Now, Protocol, Time, members::Place, timers::Timer},
+    wire::{
+        codec::{self, Malformed, Packet},
+        message::{Span, SpreadHead, Took, kind},
+    },
+};
+
+/// Into how many ranges a range is split. 8 needs fewer levels than 4, and so fewer places to lose something, for
+/// the same bytes.
+const FAN: usize = 8;
+/// The shortest wait for an acknowledgement.
+const WAIT_MIN: Duration = Duration::from_millis(2);
+/// The wait on a path that was not measured yet.
+const WAIT_UNKNOWN: Duration = Duration::from_millis(50);
+/// What each so many bytes of a payload add to the wait.
+const WAIT_PER: (usize, Duration) = (16 * 1024, Duration::from_millis(1));
+/// How often a range is handed to somebody before it is left to gossip.
+const TRIES_MAX: usize = 5;
+/// Updates that come one after another are batched for so long.
+const BATCH_TIME: Duration = Duration::from_millis(1);
+/// How many payload bytes fit into a datagram beside the heads.
+const BATCH_LEN: usize = 900;
+/// A batch of bulk, which travels on a stream.
+const BULK_LEN: usize = 32 * 1024;
+/// From how much waiting on it is bulk.
+const BULK_FROM: usize = 16 * 1024;
+/// Batches that one flush makes at most; the rest follows a batch time later.
+const FLUSH_MAX: usize = 32;
+/// With so many hand-offs not acknowledged yet, nothing new is sent: the newest value of a key waits, not a queue.
+const PENDING_MAX: usize = 4_096;
+/// For how long a batch is remembered, so that it is not delivered twice.
+const SEEN_FOR: Duration = Duration::from_secs(5);
+/// Batches remembered at most.
+const SEEN_MAX: usize = 65_536;
+/// Ranges of one batch remembered at most.
+const SPANS_MAX: usize = 64;
+
+/// What is spread, as its origin made it.
+#[derive(Debug)]
+struct Batch {
+    origin: NodeId,
+    epoch: u64,
+    number: u64,
+    payload: Bytes,
+    urgent: bool,
+}
+
+/// A range that somebody was asked to serve.
+#[derive(Debug)]
+struct Handoff {
+    batch: Arc<Batch>,
+    span: Span,
+    to: NodeId,
+    tried: Vec<NodeId>,
+    sent: Time,
+    wait: Duration,
+    /// A copy for one node that is suspected: nobody else can take it over.
+    leaf: bool,
+}
+
+/// The dissemination's state.
+#[derive(Debug, Default)]
+pub(super) struct Spreader {
+    /// Parts of this node's that wait for the next batch.
+    waiting: VecDeque<Bytes>,
+    /// Whether one of those is urgent.
+    urgent: bool,
+    number: u64,
+    last_handoff: u64,
+    handoffs: BTreeMap<u64, Handoff>,
+    /// Batches delivered, with the ranges served.
+    seen: BTreeMap<(NodeId, u64, u64), Vec<Span>>,
+    seen_order: VecDeque<(Time, (NodeId, u64, u64))>,
+    /// Hand-offs taken over by the message at hand, to be acknowledged at its end.
+    took: Vec<u64>,
+    flushed: Option<Time>,
+}
+
+impl Spreader {
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.handoffs.is_empty()
+    }
+}
+
+/// The origin's side.
+impl Protocol {
+    /// Has a part spread to every member.
+    pub(super) fn spread_part<T: serde::Serialize>(&mut self, kind: u8, body: &T, urgent: bool, now: Now) {
+        let mut packet = Packet::new();
+        packet.push(kind, body);
+        self.spreader.waiting.push_back(packet.into_parts());
+        self.spreader.urgent |= urgent;
+        self.flush_soon(now);
+    }
+
+    /// Sends at once what waits, or, if something has just been sent, a little later with what comes till then.
+    pub(super) fn flush_soon(&mut self, now: Now) {
+        match self.spreader.flushed {
+            Some(flushed) if now.time.since(flushed) < BATCH_TIME => {
+                self.timers.set_by(Timer::Flush, flushed + BATCH_TIME);
+            }
+            _ => self.flush(now),
+        }
+    }
+
+    pub(super) fn flush(&mut self, now: Now) {
+        for _ in 0..FLUSH_MAX {
+            let nothing = self.spreader.waiting.is_empty() && !self.store.has_unspread();
+            if nothing || self.spreader.handoffs.len() > PENDING_MAX {
+                return; // an acknowledgement wakes it again
+            }
+            let batch = self.next_batch(now);
+            self.spreader.flushed = Some(now.time);
+            self.delegate(&batch, None, None, now);
+        }
+        self.timers.set_by(Timer::Flush, now.time + BATCH_TIME);
+    }
+
+    /// What waits, as one batch: the parts first, then records in the room that is left.
+    fn next_batch(&mut self, now: Now) -> Arc<Batch> {
+        let mut payload = Packet::new();
+        let mut urgent = std::mem::take(&mut self.spreader.urgent);
+        while let Some(part) = self.spreader.waiting.front() {
+            if !payload.is_empty() && payload.len() + part.len() > BATCH_LEN {
+                self.spreader.urgent = urgent;
+                break;
+            }
+            payload.push_parts(part);
+            self.spreader.waiting.pop_front();
+        }
+        let limit = if self.store.unspread_bytes() > BULK_FROM { BULK_LEN } else { BATCH_LEN };
+        while payload.len() < limit * 2 / 3 || payload.is_empty() {
+            let Some((batch, first)) = self.store.take_unspread(limit.saturating_sub(payload.len()), now) else { break };
+            urgent |= first;
+            self.counters.records_spread += batch.records.len() as u64;
+            payload.push(kind::RECORDS, &batch);
+        }
+        self.spreader.number += 1;
+        self.counters.batches_spread += 1;
+        Arc::new(Batch {
+            origin: self.me.clone(),
+            epoch: self.members.me().body.epoch,
+            number: self.spreader.number,
+            payload: payload.into_parts(),
+            urgent,
+        })
+    }
+}
+
+/// The relay's side.
+impl Protocol {
+    /// A hand-off: delivers what is new, serves the range, then acknowledges.
+    pub(super) fn on_spread(&mut self, from: &NodeId, body: &Bytes, now: Now) -> Result<(), Malformed> {
+        let (head, payload) = codec::head_and_rest(body)?;
+        let head: SpreadHead = codec::decode(&head)?;
+        let parts = Self::spread_parts(&payload)?;
+        let key = (head.origin.clone(), head.epoch, head.number);
+        let spans = self.spreader.seen.get(&key);
+        let (known, served) = (spans.is_some(), spans.is_some_and(|spans| spans.contains(&head.span)));
+        if served || head.origin == self.me {
+            self.counters.duplicates += 1;
+        } else {
+            self.counters.duplicates += u64::from(known);
+            self.remember(key, head.span.clone(), now);
+            let batch = Arc::new(Batch {
+                origin: head.origin,
+                epoch: head.epoch,
+                number: head.number,
+                payload,
+                urgent: false,
+            });
+            // First on its way, then looked at: the next hop need not wait for this node's work.
+            self.delegate(&batch, Some(&head.span), Some(from), now);
+            if !known {
+                for part in parts {
+                    self.deliver(from, part, now);
+                }
+            }
+        }
+        self.spreader.took.push(head.handoff);
+        Ok(())
+    }
+
+    /// Acknowledges what the message at hand has handed over, after it was handed on.
+    pub(super) fn acknowledge(&mut self, to: &NodeId) {
+        if !self.spreader.took.is_empty() {
+            let handoffs = std::mem::take(&mut self.spreader.took);
+            self.send_part(to, kind::TOOK, &Took { handoffs });
+        }
+    }
+
+    fn remember(&mut self, key: (NodeId, u64, u64), span: Span, now: Now) {
+        let spreader = &mut self.spreader;
+        let spans = spreader.seen.entry(key.clone()).or_default();
+        if spans.is_empty() {
+            spreader.seen_order.push_back((now.time, key));
+        }
+        if spans.len() < SPANS_MAX {
+            spans.push(span);
+        }
+        while spreader
+            .seen_order
+            .front()
+            .is_some_and(|(at, _)| now.time.since(*at) > SEEN_FOR || spreader.seen_order.len() > SEEN_MAX)
+        {
+            if let Some((_, old)) = spreader.seen_order.pop_front() {
+                spreader.seen.remove(&old);
+            }
+        }
+    }
+
+    /// Splits a range among relays; without one the whole ring, by zones first.
+    fn delegate(&mut self, batch: &Arc<Batch>, span: Option<&Span>, from: Option<&NodeId>, now: Now) {
+        let ring = self.members.take_ring();
+        let mut handed = Vec::new();
+        if let Some(span) = span {
+            self.split(&ring, span, batch, from, &mut handed);
+        } else {
+            let my_zone = self.members.me().body.zone.clone();
+            for zone in ring.chunk_by(|a, b| a.zone == b.zone) {
+                let whole = Span { zone: zone[0].zone.clone(), lo: 0, hi: u64::MAX };
+                if whole.zone == my_zone {
+                    self.split(zone, &whole, batch, from, &mut handed);
+                } else {
+                    // One copy crosses to each other zone.
+                    let nodes: Vec<_> = zone.iter().collect();
+                    self.assign(&nodes, whole, batch, &mut handed);
+                }
+            }
+        }
+        self.members.put_ring(ring);
+        for (to, span, leaf) in handed {
+            self.hand_off(batch, to, span, leaf, now);
+        }
+    }
+
+    /// Cuts a range of one zone into up to `FAN` ranges of equally many nodes, and finds a relay for each.
+    fn split(
+        &mut self,
+        ring: &[Place],
+        span: &Span,
+        batch: &Batch,
+        from: Option<&NodeId>,
+        handed: &mut Vec<(NodeId, Span, bool)>,
+    ) {
+        let nodes: Vec<_> = ring
+            .iter()
+            .filter(|at| at.zone == span.zone && (span.lo..=span.hi).contains(&at.hash))
+            .filter(|at| at.node_id != batch.origin && Some(&at.node_id) != from)
+            .collect();
+        if nodes.is_empty() {
+            return;
+        }
+        // No range may hold a node that has the batch already, or a relay with another view sends it back.
+        let mut holes: Vec<_> = [Some(&self.me), Some(&batch.origin), from]
+            .into_iter()
+            .flatten()
+            .map(|id| self.members.place_of(id))
+            .collect();
+        holes.sort_unstable();
+        let size = nodes.len().div_ceil(FAN);
+        let mut lo = span.lo;
+        let mut at = 0;
+        while at < nodes.len() {
+            let mut end = (at + size).min(nodes.len());
+            let first = nodes[at].hash;
+            if let Some(hole) = holes.iter().rev().find(|hole| **hole < first) {
+                lo = lo.max(hole.saturating_add(1));
+            }
+            let hole = holes.iter().find(|hole| **hole > first).copied();
+            if let Some(hole) = hole {
+                end = at + nodes[at..end].iter().take_while(|node| node.hash < hole).count();
+            }
+            // Up to the next range, so that whom this node does not know is served too.
+            let next = nodes.get(end).map_or(span.hi, |next| next.hash.saturating_sub(1).min(span.hi));
+            let hi = hole.map_or(next, |hole| next.min(hole - 1)).max(nodes[end - 1].hash);
+            self.assign(&nodes[at..end], Span { zone: span.zone.clone(), lo, hi }, batch, handed);
+            lo = hi.saturating_add(1);
+            at = end;
+        }
+    }
+
+    /// Finds who serves a range: a member believed alive, connected if there is one. Suspects get copies but never
+    /// relay.
+    fn assign(&mut self, nodes: &[&Place], span: Span, batch: &Batch, handed: &mut Vec<(NodeId, Span, bool)>) {
+        match self.choose_relay(nodes.iter().copied(), &[]) {
+            Some(relay) => {
+                if batch.urgent
+                    && let Some(second) = self.choose_relay(nodes.iter().copied(), std::slice::from_ref(&relay))
+                {
+                    handed.push((second, span.clone(), false));
+                }
+                handed.push((relay, span, false));
+            }
+            None => handed.extend(nodes.iter().map(|node| {
+                let only = Span { zone: span.zone.clone(), lo: node.hash, hi: node.hash };
+                (node.node_id.clone(), only, true)
+            })),
+        }
+    }
+
+    fn choose_relay<'a>(&mut self, nodes: impl Iterator<Item = &'a Place>, except: &[NodeId]) -> Option<NodeId> {
+        let (mut linked, mut others) = (Vec::new(), Vec::new());
+        for node in nodes.filter(|node| !except.contains(&node.node_id)) {
+            match self.members.get(&node.node_id) {
+                Some(member) if member.status == NodeStatus::Alive && member.linked => linked.push(&node.node_id),
+                Some(member) if member.status == NodeStatus::Alive => others.push(&node.node_id),
+                _ => {}
+            }
+        }
+        let among = if linked.is_empty() { others } else { linked };
+        (!among.is_empty()).then(|| among[self.rng.usize(..among.len())].clone())
+    }
+
+    fn hand_off(&mut self, batch: &Arc<Batch>, to: NodeId, span: Span, leaf: bool, now: Now) {
+        self.spreader.last_handoff += 1;
+        let number = self.spreader.last_handoff;
+        let wait = self.ack_wait(&to, batch.payload.len());
+        self.send_handoff(number, batch, &to, &span);
+        let handoff = Handoff { batch: Arc::clone(batch), span, to, tried: Vec::new(), sent: now.time, wait, leaf };
+        self.timers.set(Timer::Handoff(number), now.time + wait);
+        self.spreader.handoffs.insert(number, handoff);
+    }
+
+    /// `2·srtt + 4·rttvar` of the path, at least 2 ms, at most half a gossip tick; more for bulk.
+    fn ack_wait(&self, to: &NodeId, len: usize) -> Duration {
+        let path = self.members.get(to).filter(|member| member.linked).and_then(|member| member.rtt);
+        let wait = path.map_or(WAIT_UNKNOWN, |rtt| rtt.smooth * 2 + rtt.var * 4).max(WAIT_MIN);
+        let bulk = WAIT_PER.1 * u32::try_from(len / WAIT_PER.0).unwrap_or(u32::MAX);
+        wait.min(self.config.gossip_interval / 2).max(WAIT_MIN) + bulk
+    }
+
+    fn send_handoff(&mut self, number: u64, batch: &Batch, to: &NodeId, span: &Span) {
+        let head = codec::encode(&SpreadHead {
+            handoff: number,
+            origin: batch.origin.clone(),
+            epoch: batch.epoch,
+            number: batch.number,
+            span: span.clone(),
+        });
+        let mut packet = Packet::new();
+        packet.push_raw(kind::SPREAD, &[&codec::prefix(head.len()), &head, &batch.payload]);
+        self.counters.handoffs += 1;
+        if self.members.get(to).is_some_and(|member| !member.linked) {
+            self.dial(to);
+        }
+        self.send(to, packet);
+    }
+
+    pub(super) fn on_took(&mut self, from: &NodeId, took: &Took, now: Now) {
+        for number in &took.handoffs {
+            let Some(handoff) = self.spreader.handoffs.get(number) else { continue };
+            if handoff.to != *from && !handoff.tried.contains(from) {
+                continue; // nobody else can vouch for it
+            }
+            if handoff.tried.is_empty() {
+                let sample = now.time.since(handoff.sent);
+                self.measure(from, sample);
+            }
+            self.timers.clear(&Timer::Handoff(*number));
+            self.spreader.handoffs.remove(number);
+        }
+        self.go_on(now);
+    }
+
+    /// A hand-off has ended: there is room for more, or a leave is through.
+    fn go_on(&mut self, now: Now) {
+        if self.store.has_unspread() || !self.spreader.waiting.is_empty() {
+            self.flush_soon(now);
+        }
+        self.end_leave_if_spread();
+    }
+
+    /// A hand-off was not acknowledged in time: another relay gets it, and the silent one is probed.
+    pub(super) fn redelegate(&mut self, number: u64, now: Now) {
+        let Some(mut handoff) = self.spreader.handoffs.remove(&number) else { return };
+        let silent = handoff.to.clone();
+        self.counters.handoffs_lost += 1;
+        handoff.tried.push(silent.clone());
+        if handoff.tried.len() >= TRIES_MAX {
+            self.counters.handoffs_given_up += 1;
+            self.probe_silent(&silent, now);
+            self.go_on(now);
+            return;
+        }
+        if !handoff.leaf {
+            let ring = self.members.take_ring();
+            let span = &handoff.span;
+            let inside = ring.iter().filter(|at| at.zone == span.zone && (span.lo..=span.hi).contains(&at.hash));
+            let mut except = handoff.tried.clone();
+            except.push(handoff.batch.origin.clone());
+            if let Some(other) = self.choose_relay(inside, &except) {
+                handoff.to = other;
+            }
+            self.members.put_ring(ring);
+        }
+        if !self.members.is_live(&handoff.to) {
+            self.go_on(now);
+            return; // it died meanwhile, and nobody else is in the range
+        }
+        let again = handoff.tried.contains(&handoff.to);
+        handoff.wait = if again { handoff.wait * 2 } else { self.ack_wait(&handoff.to, handoff.batch.payload.len()) };
+        handoff.sent = now.time;
+        self.timers.set(Timer::Handoff(number), now.time + handoff.wait);
+        self.send_handoff(number, &Arc::clone(&handoff.batch), &handoff.to, &handoff.span);
+        self.spreader.handoffs.insert(number, handoff);
+        self.probe_silent(&silent, now);
+    }
+
+    /// Probes one that did not acknowledge, unless it was heard within the ping interval.
+    fn probe_silent(&mut self, id: &NodeId, now: Now) {
+        let heard = self.members.get(id).is_some_and(|m| m.is_heard_within(self.config.ping_interval, now.time));
+        if !heard {
+            self.probe_now(id, now);
+        }
+    }
+
+    /// Its connection is gone: what it was handed goes to others at once.
+    pub(super) fn hurry_handoffs_to(&mut self, peer: &NodeId, now: Now) {
+        let lost: Vec<_> =
+            self.spreader.handoffs.iter().filter(|(_, handoff)| handoff.to == *peer).map(|(n, _)| *n).collect();
+        for number in lost {
+            self.timers.set(Timer::Handoff(number), now.time);
+        }
+    }
+}

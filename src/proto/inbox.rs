@@ -1,0 +1,143 @@
+//! Messages from peers: decoded whole before the first change, then handed to the part that knows what to do. Holds
+//! no rule itself.
+
+use bytes::Bytes;
+
+use crate::{
+    NodeId,
+    proto::{
+        Now, Protocol,
+        claims::{Claimed, Told},
+    },
+    wire::{
+        CloseCode,
+        codec::{self, Malformed},
+        message::{
+            Accusation, Ack, AskHeld, DotList, Forget, Held, Nack, NeedClaim, Ping, PingReq, Reached, RecordBatch,
+            SignedClaim, Solicit, Took, kind,
+        },
+    },
+};
+
+/// A part of a message, decoded.
+pub(super) enum Part {
+    Ping(Ping),
+    Ack(Ack),
+    PingReq(PingReq),
+    Nack(Nack),
+    Reached(Reached),
+    Claim(SignedClaim),
+    NeedClaim(NeedClaim),
+    Accusation(Accusation),
+    Solicit(Solicit),
+    Spread(Bytes),
+    Took(Took),
+    News(DotList),
+    Pull(DotList),
+    Records(RecordBatch),
+    Forget(Forget),
+    AskHeld(AskHeld),
+    Held(Held),
+    Gone,
+    /// Of a later version; may be skipped.
+    Unknown,
+}
+
+fn decode(kind: u8, body: &Bytes) -> Result<Part, Malformed> {
+    Ok(match kind {
+        kind::PING => Part::Ping(codec::decode(body)?),
+        kind::ACK => Part::Ack(codec::decode(body)?),
+        kind::PING_REQ => Part::PingReq(codec::decode(body)?),
+        kind::NACK => Part::Nack(codec::decode(body)?),
+        kind::REACHED => Part::Reached(codec::decode(body)?),
+        kind::CLAIM => Part::Claim(codec::decode(body)?),
+        kind::NEED_CLAIM => Part::NeedClaim(codec::decode(body)?),
+        kind::ACCUSATION => Part::Accusation(codec::decode(body)?),
+        kind::SOLICIT => Part::Solicit(codec::decode(body)?),
+        kind::SPREAD => Part::Spread(body.clone()),
+        kind::TOOK => Part::Took(codec::decode(body)?),
+        kind::NEWS => Part::News(codec::decode(body)?),
+        kind::PULL => Part::Pull(codec::decode(body)?),
+        kind::RECORDS => Part::Records(codec::decode(body)?),
+        kind::FORGET => Part::Forget(codec::decode(body)?),
+        kind::ASK_HELD => Part::AskHeld(codec::decode(body)?),
+        kind::HELD => Part::Held(codec::decode(body)?),
+        kind::GONE => Part::Gone,
+        kind if kind >= codec::OPTIONAL_FROM => Part::Unknown,
+        _ => return Err(Malformed("a part of a kind this version does not know and may not skip")),
+    })
+}
+
+impl Protocol {
+    /// A message from a peer, by datagram or on its message stream.
+    pub(crate) fn handle_message(&mut self, from: &NodeId, bytes: &Bytes, now: Now) {
+        self.enter(now);
+        self.counters.messages_received += 1;
+        if *from == self.me || self.members.get(from).is_none() {
+            self.counters.messages_from_strangers += 1;
+            return;
+        }
+        let parts = codec::parts(bytes).and_then(|parts| {
+            parts.into_iter().map(|(kind, body)| decode(kind, &body)).collect::<Result<Vec<_>, _>>()
+        });
+        let result = parts.and_then(|parts| {
+            self.hear(from, now);
+            parts.into_iter().try_for_each(|part| self.handle_part(from, part, now))
+        });
+        self.acknowledge(from);
+        if let Err(Malformed(fault)) = result {
+            self.counters.malformed += 1;
+            let (peer, code) = (from.clone(), CloseCode::PROTOCOL_VIOLATION);
+            self.outputs.push_back(super::Output::Close { peer, code, reason: fault });
+        }
+    }
+
+    fn handle_part(&mut self, from: &NodeId, part: Part, now: Now) -> Result<(), Malformed> {
+        match part {
+            Part::Ping(ping) => self.on_ping(from, &ping, now),
+            Part::Ack(ack) => self.on_ack(from, &ack, now),
+            Part::PingReq(request) => self.on_ping_req(from, &request, now),
+            Part::Nack(nack) => self.on_nack(nack),
+            Part::Reached(reached) => self.on_reached(reached, now),
+            Part::NeedClaim(need) => self.tell_claim(from, &need.node_id),
+            Part::Solicit(solicit) => self.on_solicit(from, &solicit, now),
+            Part::Spread(body) => self.on_spread(from, &body, now)?,
+            Part::Took(took) => self.on_took(from, &took, now),
+            Part::News(news) => self.on_news(from, &news, now),
+            Part::Pull(pull) => self.on_pull(from, &pull, now),
+            Part::AskHeld(ask) => self.on_ask_held(from, &ask),
+            Part::Held(held) => self.on_held(from, held),
+            Part::Gone => self.sync_early(from, now),
+            part => self.deliver(from, part, now),
+        }
+        Ok(())
+    }
+
+    /// The parts of a batch that is being spread: only what may travel so.
+    pub(super) fn spread_parts(payload: &Bytes) -> Result<Vec<Part>, Malformed> {
+        let parts = codec::bare_parts(payload)?.into_iter().map(|(kind, body)| match kind {
+            kind::CLAIM | kind::ACCUSATION | kind::RECORDS | kind::FORGET => decode(kind, &body),
+            kind if kind >= codec::OPTIONAL_FROM => Ok(Part::Unknown),
+            _ => Err(Malformed("a part that may not be spread")),
+        });
+        parts.collect()
+    }
+
+    /// News, whichever way it came.
+    pub(super) fn deliver(&mut self, from: &NodeId, part: Part, now: Now) {
+        match part {
+            Part::Claim(signed) => {
+                if self.hear_claim(from, &signed, Told::Relayed, now) == Claimed::News
+                    && let Some(body) = Self::read_claim(&signed, now)
+                {
+                    let signed = SignedClaim { chain: None, ..signed };
+                    self.rumour(&body.node_id, kind::CLAIM, &signed);
+                }
+            }
+            Part::Accusation(accusation) => self.hear_accusation(from, &accusation, now),
+            Part::Records(batch) => drop(self.take_records(from, &batch, now)),
+            Part::Forget(forget) => drop(self.bury_forgotten(&forget, now)),
+            _ => debug_assert!(matches!(part, Part::Unknown), "only news is delivered"),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Connections as the core sees them: what is said at their beginning, who may enter, whom to dial and when, and
+//! what their ends tell. A lost connection is evidence that triggers a probe; it never convicts.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::{
+    EventKind, NodeId, NodeStatus,
+    proto::{
+        Now, Output, Protocol,
+        claims::{Claimed, Told},
+        members::Rtt,
+        timers::Timer,
+    },
+    wire::{
+        CloseCode, codec,
+        hello::{Introduction, VERSION_MAX, VERSION_MIN},
+        message::{CoreHello, SignedClaim, kind},
+    },
+};
+
+/// Nodes that learn of one another at once must not all dial at once.
+const DIAL_SPREAD: Duration = Duration::from_millis(20);
+/// The greater id waits so long for the smaller to dial.
+const DIAL_WAIT: Duration = Duration::from_secs(1);
+/// The longest wait before the next dial of a member that does not answer.
+const DIAL_BACK_OFF_MAX: Duration = Duration::from_secs(60);
+
+/// What becomes of a peer that introduces itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Admit,
+    Refuse(CloseCode, String),
+    /// A node of that name is believed alive in another life: it must be found silent first.
+    Incumbent {
+        epoch: u64,
+        address: SocketAddr,
+    },
+}
+
+impl Protocol {
+    /// What this node says of itself in a hello or a welcome.
+    pub(crate) fn introduction(&self, peer: Option<&NodeId>) -> Introduction {
+        let me = self.members.me();
+        let claim = SignedClaim { chain: Some(self.vouch.chain()), ..me.signed.clone() };
+        let core = CoreHello {
+            claim,
+            clock: self.store.clock(),
+            disabled: self.config.disabled.iter().map(Into::into).collect(),
+        };
+        Introduction {
+            versions: (VERSION_MIN, VERSION_MAX),
+            cluster: self.config.cluster.clone(),
+            node_id: self.me.clone(),
+            epoch: me.body.epoch,
+            incarnation: me.body.incarnation,
+            zone: me.body.zone.clone(),
+            listen: Some(me.body.address),
+            your_epoch: peer.and_then(|peer| self.remembered_epoch(peer)).unwrap_or(0),
+            core: codec::encode(&core).into(),
+        }
+    }
+
+    fn remembered_epoch(&self, node: &NodeId) -> Option<u64> {
+        let known = self.members.get(node).map(|member| member.body.epoch);
+        known.or_else(|| self.members.grave(node).map(|grave| grave.epoch))
+    }
+
+    /// Whether a peer may enter. The transport has settled who it is.
+    pub(crate) fn judge(&self, peer: &Introduction, now: Now) -> Verdict {
+        let refuse = |code, reason: &str| Verdict::Refuse(code, reason.into());
+        if peer.node_id == self.me {
+            let reason = format!("node id {} is in use by a live process at {}", self.me, self.config.address);
+            return Verdict::Refuse(CloseCode::DUPLICATE_ID, reason);
+        }
+        let Ok(hello) = codec::decode::<CoreHello>(&peer.core) else {
+            return refuse(CloseCode::PROTOCOL_VIOLATION, "its introduction cannot be read");
+        };
+        let Some(body) = Self::read_claim(&hello.claim, now) else {
+            return refuse(
+                CloseCode::PROTOCOL_VIOLATION,
+                "its claim breaks a limit: an epoch over a day ahead of this node's clock, or too many tags",
+            );
+        };
+        if body.node_id != peer.node_id || body.epoch != peer.epoch {
+            return refuse(CloseCode::IDENTITY_MISMATCH, "its claim names another node or epoch than its hello");
+        }
+        let chain = hello.claim.chain.as_ref().or_else(|| self.members.chain(hello.claim.chain_hash));
+        if !chain.is_some_and(|chain| self.is_signed(&body, &hello.claim, chain)) {
+            return refuse(CloseCode::IDENTITY_MISMATCH, "its claim is not signed by its certificate");
+        }
+        match self.members.get(&peer.node_id) {
+            // One address holds one process: who serves there now is the only one left.
+            Some(known) if known.is_live() && known.body.epoch != body.epoch && known.body.address != body.address => {
+                Verdict::Incumbent { epoch: known.body.epoch, address: known.body.address }
+            }
+            _ => Verdict::Admit,
+        }
+    }
+
+    /// A connection stands, and both sides have admitted one another.
+    pub(crate) fn handle_connected(
+        &mut self,
+        peer: &NodeId,
+        introduction: &Introduction,
+        _remote: SocketAddr,
+        rtt: Duration,
+        now: Now,
+    ) {
+        self.enter(now);
+        let Ok(hello) = codec::decode::<CoreHello>(&introduction.core) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let known = self.members.get(peer).is_some();
+        let claimed = self.hear_claim(peer, &hello.claim, Told::Directly, now);
+        if claimed == Claimed::News {
+            let claim = self.claim_with_chain(peer).unwrap_or(hello.claim);
+            // Who knows it already has heard of it from elsewhere; of a newcomer only this node knows.
+            self.spread_part(kind::CLAIM, &claim, true, now);
+        }
+        if self.members.get(peer).is_none() {
+            return; // its claim was refused, which was counted
+        }
+        let linked = self.members.get(peer).is_some_and(|member| member.linked);
+        self.links += usize::from(!linked);
+        self.members.note(peer, |member| {
+            member.linked = true;
+            member.failed_dials = 0;
+            member.rtt = Some(member.rtt.unwrap_or(Rtt::sampled(None, rtt)));
+            member.disabled = hello.disabled.iter().map(Into::into).collect();
+        });
+        self.timers.clear(&Timer::Dial(peer.clone()));
+        self.hear(peer, now);
+        self.surpass(introduction.your_epoch, now);
+        self.store.witness_clock(hello.clock, now);
+        // Of two that meet for the first time one asks; who is not synced yet asks anyway.
+        if self.synced.is_none() || (!known && self.me < *peer) {
+            self.begin_exchange(peer, now);
+        }
+    }
+
+    /// The last connection to a peer is gone.
+    pub(crate) fn handle_disconnected(&mut self, peer: &NodeId, code: CloseCode, by_peer: bool, now: Now) {
+        self.enter(now);
+        let Some(member) = self.members.get(peer) else { return };
+        let (linked, live) = (member.linked, member.is_live());
+        self.links -= usize::from(linked);
+        self.members.note(peer, |member| member.linked = false);
+        self.lose_exchanges_with(peer);
+        self.hurry_handoffs_to(peer, now);
+        if !live || self.leaving {
+            return;
+        }
+        if by_peer && code == CloseCode::LEFT {
+            self.no_longer_suspect(peer);
+            self.forget_probes_of(peer);
+            let cause = "it closed its connection with the code left";
+            self.with_counting(peer, now, |core| {
+                core.members.update(peer, now.time, |member| {
+                    member.status = NodeStatus::Left;
+                    member.since = now.time;
+                    member.cause = cause.into();
+                    member.suspicion = None;
+                });
+            });
+            self.event(EventKind::NodeLeave, peer, cause, now);
+            return;
+        }
+        self.probe_now(peer, now);
+        self.plan_dial(peer, now);
+    }
+
+    /// A dial ended without a connection.
+    pub(crate) fn handle_dial_failed(&mut self, peer: &NodeId, now: Now) {
+        self.enter(now);
+        self.members.note(peer, |member| member.failed_dials = member.failed_dials.saturating_add(1));
+        self.plan_dial(peer, now);
+    }
+
+    /// Sees to it that a live member gets a connection ahead of need, as long as there is room.
+    pub(super) fn plan_dial(&mut self, id: &NodeId, now: Now) {
+        if self.links >= self.config.max_connections || self.leaving {
+            return;
+        }
+        let Some(member) = self.members.get(id).filter(|member| member.is_live() && !member.linked) else { return };
+        let back_off = match member.failed_dials {
+            0 if self.me < *id => Duration::ZERO,
+            0 => DIAL_WAIT,
+            failed => DIAL_WAIT.saturating_mul(1 << failed.min(6)).min(DIAL_BACK_OFF_MAX),
+        };
+        let jitter = self.jitter(DIAL_SPREAD.max(back_off / 4));
+        self.timers.set(Timer::Dial(id.clone()), now.time + back_off + jitter);
+    }
+
+    /// A member's turn to be dialled.
+    pub(super) fn dial_planned(&mut self, id: &NodeId) {
+        if self.members.get(id).is_some_and(|member| member.is_live() && !member.linked) {
+            self.dial(id);
+        }
+    }
+
+    pub(super) fn dial(&mut self, id: &NodeId) {
+        if let Some(member) = self.members.get(id) {
+            let address = member.body.address;
+            self.outputs.push_back(Output::Dial { to: id.clone(), address });
+        }
+    }
+
+    /// Now and then a dead member is dialled: so both halves of a healed partition meet.
+    pub(super) fn greet(&mut self, now: Now) {
+        self.timers.set(Timer::Greet, now.time + self.config.push_pull_interval / 4);
+        let dead: Vec<_> =
+            self.members.others().filter(|(_, m)| m.status == NodeStatus::Dead && !m.linked).map(|(id, _)| id.clone()).collect();
+        if !dead.is_empty() && !self.leaving {
+            let one = self.rng.usize(..dead.len());
+            self.dial(&dead[one]);
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Who is known, and what of each: the member table, its hash, and the ring that dissemination walks. Holds no
+//! rule of who wins; that is `claims`, `accuse` and `link`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::Hasher as _,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use siphasher::sip::SipHasher13;
+
+use crate::{
+    NodeId, NodeInfo, NodeStatus, StateType,
+    proto::{
+        Time,
+        suspicion::Suspicion,
+        time::wall_time,
+    },
+    wire::message::{ClaimBody, SignedClaim, Standing},
+};
+
+/// A member, this node included.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    /// What it says of itself.
+    pub(crate) body: ClaimBody,
+    /// The same as it travels, without the certificates.
+    pub(crate) signed: SignedClaim,
+    pub(crate) status: NodeStatus,
+    /// Since when it has that status.
+    pub(crate) since: Time,
+    /// Why it has it.
+    pub(crate) cause: String,
+    pub(crate) joined_ms: u64,
+    /// When something arrived from it last, by its own connection.
+    pub(crate) heard: Option<Time>,
+    pub(crate) heard_ms: u64,
+    pub(crate) rtt: Option<Rtt>,
+    /// A connection to it stands.
+    pub(crate) linked: bool,
+    /// Types it does not keep.
+    pub(crate) disabled: BTreeSet<StateType>,
+    /// Its place on the ring.
+    pub(crate) place: u64,
+    /// Invariant: there is one exactly while the status is `Suspect`.
+    pub(crate) suspicion: Option<Suspicion>,
+    /// Dials that failed in a row.
+    pub(crate) failed_dials: u32,
+    /// When a digest that differs may start the next push-pull with it, and how long the wait after that is.
+    pub(crate) early_sync: (Time, Duration),
+}
+
+/// A path's round trip, smoothed (RFC 6298).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rtt {
+    pub(crate) smooth: Duration,
+    pub(crate) var: Duration,
+}
+
+impl Rtt {
+    pub(crate) fn sampled(before: Option<Self>, sample: Duration) -> Self {
+        match before {
+            None => Self { smooth: sample, var: sample / 2 },
+            Some(Self { smooth, var }) => {
+                Self { var: (var * 3 + smooth.abs_diff(sample)) / 4, smooth: (smooth * 7 + sample) / 8 }
+            }
+        }
+    }
+}
+
+impl Member {
+    pub(crate) fn new(body: ClaimBody, signed: SignedClaim, place: u64, now: Time, wall_ms: u64) -> Self {
+        Self {
+            body,
+            signed,
+            status: NodeStatus::Alive,
+            since: now,
+            cause: String::new(),
+            joined_ms: wall_ms,
+            heard: None,
+            heard_ms: wall_ms,
+            rtt: None,
+            linked: false,
+            disabled: BTreeSet::new(),
+            place,
+            suspicion: None,
+            failed_dials: 0,
+            early_sync: (Time::ZERO, Duration::ZERO),
+        }
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.status, NodeStatus::Alive | NodeStatus::Suspect)
+    }
+
+    pub(crate) fn is_heard_within(&self, span: Duration, now: Time) -> bool {
+        self.heard.is_some_and(|heard| now.since(heard) < span)
+    }
+
+    pub(crate) fn info(&self) -> NodeInfo {
+        NodeInfo {
+            node_id: self.body.node_id.clone(),
+            address: self.body.address,
+            incarnation: self.body.incarnation,
+            epoch: self.body.epoch,
+            status: self.status,
+            join_time: wall_time(self.joined_ms),
+            last_seen: wall_time(self.heard_ms),
+            zone: self.body.zone.clone(),
+            tags: self.body.tags.clone(),
+            rtt: self.rtt.map(|rtt| rtt.smooth),
+        }
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        match self.status {
+            NodeStatus::Alive => Standing::Alive,
+            NodeStatus::Suspect => Standing::Suspect,
+            NodeStatus::Dead => Standing::Dead,
+            NodeStatus::Left => Standing::Left,
+        }
+    }
+}
+
+/// Which of two claims of one node counts: the later epoch; within it a goodbye, after which nothing follows; then
+/// the greater incarnation.
+pub(crate) fn rank(body: &ClaimBody) -> (u64, bool, u64) {
+    (body.epoch, body.left, body.incarnation)
+}
+
+/// A place on the ring.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) zone: Option<String>,
+    pub(crate) hash: u64,
+    pub(crate) node_id: NodeId,
+}
+
+/// A node that was forgotten: it is not taken back before it proves itself anew.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grave {
+    pub(crate) epoch: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) dug: Time,
+}
+
+/// Graves kept at most; the oldest go first.
+const GRAVES_MAX: usize = 4_096;
+/// Members at most: a bound on what certificates without names could fill.
+pub(crate) const MEMBERS_MAX: usize = 65_536;
+
+/// The member table.
+#[derive(Debug)]
+pub(crate) struct Members {
+    me: NodeId,
+    hash_key: (u64, u64),
+    table: BTreeMap<NodeId, Member>,
+    /// The sum of the rows' hashes.
+    hash: u64,
+    /// How many are alive or suspect, this node included.
+    live: usize,
+    graves: BTreeMap<NodeId, Grave>,
+    /// Certificate chains by their hash.
+    chains: BTreeMap<u64, Bytes>,
+    /// Live members but this node, in the ring's order; `None` after a change.
+    ring: Option<Vec<Place>>,
+    /// When the table last changed.
+    pub(crate) changed: Time,
+}
+
+impl Members {
+    pub(crate) fn new(me: NodeId, hash_key: (u64, u64)) -> Self {
+        Self {
+            me,
+            hash_key,
+            table: BTreeMap::new(),
+            hash: 0,
+            live: 0,
+            graves: BTreeMap::new(),
+            chains: BTreeMap::new(),
+            ring: None,
+            changed: Time::ZERO,
+        }
+    }
+
+    pub(crate) fn get(&self, id: &NodeId) -> Option<&Member> {
+        self.table.get(id)
+    }
+
+    pub(crate) fn me(&self) -> &Member {
+        self.table.get(&self.me).expect("this node is in its own table from the start")
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
+        self.table.iter()
+    }
+
+    /// All but this node.
+    pub(crate) fn others(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
+        self.table.iter().filter(|(id, _)| **id != self.me)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// How many are alive or suspect, this node included.
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
+    pub(crate) fn is_live(&self, id: &NodeId) -> bool {
+        self.table.get(id).is_some_and(Member::is_live)
+    }
+
+    /// Changes what neither the hash nor the ring depends on.
+    pub(crate) fn note(&mut self, id: &NodeId, change: impl FnOnce(&mut Member)) {
+        if let Some(member) = self.table.get_mut(id) {
+            change(member);
+        }
+    }
+
+    /// Changes a member, its claim and status included.
+    pub(crate) fn update(&mut self, id: &NodeId, now: Time, change: impl FnOnce(&mut Member)) {
+        let Some(mut member) = self.table.remove(id) else { return };
+        self.discount(id, &member);
+        change(&mut member);
+        debug_assert_eq!(member.suspicion.is_some(), member.status == NodeStatus::Suspect, "{id}");
+        self.insert(member, now);
+    }
+
+    pub(crate) fn insert(&mut self, member: Member, now: Time) {
+        let id = member.body.node_id.clone();
+        self.hash = self.hash.wrapping_add(self.row_hash(&id, &member));
+        self.live += usize::from(member.is_live());
+        self.table.insert(id, member);
+        self.ring = None;
+        self.changed = now;
+    }
+
+    pub(crate) fn remove(&mut self, id: &NodeId, now: Time) -> Option<Member> {
+        debug_assert_ne!(*id, self.me);
+        let member = self.table.remove(id)?;
+        self.discount(id, &member);
+        self.ring = None;
+        self.changed = now;
+        Some(member)
+    }
+
+    fn discount(&mut self, id: &NodeId, member: &Member) {
+        self.hash = self.hash.wrapping_sub(self.row_hash(id, member));
+        self.live -= usize::from(member.is_live());
+    }
+
+    /// A hash of what two nodes must agree upon; a suspicion is each node's own affair.
+    fn row_hash(&self, id: &NodeId, member: &Member) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.hash_key.0, self.hash_key.1);
+        hasher.write(id.as_str().as_bytes());
+        hasher.write_u8(0);
+        hasher.write_u64(member.body.epoch);
+        hasher.write_u64(member.body.incarnation);
+        hasher.write_u8(match member.status {
+            NodeStatus::Alive | NodeStatus::Suspect => 0,
+            NodeStatus::Dead => 1,
+            NodeStatus::Left => 2,
+        });
+        hasher.finish()
+    }
+
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// Where a node stands on the ring.
+    pub(crate) fn place_of(&self, id: &NodeId) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.hash_key.0, self.hash_key.1);
+        hasher.write(id.as_str().as_bytes());
+        hasher.finish()
+    }
+
+    /// Live members but this node, by zone and place.
+    pub(crate) fn ring(&mut self) -> &[Place] {
+        if self.ring.is_none() {
+            let live = self.table.iter().filter(|(id, member)| **id != self.me && member.is_live());
+            let mut ring: Vec<_> = live
+                .map(|(id, member)| Place {
+                    zone: member.body.zone.clone(),
+                    hash: member.place,
+                    node_id: id.clone(),
+                })
+                .collect();
+            ring.sort_unstable();
+            self.ring = Some(ring);
+        }
+        self.ring.as_deref().unwrap_or_default()
+    }
+
+    /// Hands the ring out for a walk during which the table does not change; [`Members::put_ring`] gives it back.
+    pub(crate) fn take_ring(&mut self) -> Vec<Place> {
+        self.ring();
+        self.ring.take().unwrap_or_default()
+    }
+
+    pub(crate) fn put_ring(&mut self, ring: Vec<Place>) {
+        self.ring = Some(ring);
+    }
+
+    pub(crate) fn chain(&self, hash: u64) -> Option<&Bytes> {
+        self.chains.get(&hash)
+    }
+
+    pub(crate) fn keep_chain(&mut self, hash: u64, chain: Bytes) {
+        self.chains.insert(hash, chain);
+        if self.chains.len() > 2 * self.table.len() + 64 {
+            let used: BTreeSet<_> = self.table.values().map(|member| member.signed.chain_hash).collect();
+            self.chains.retain(|kept, _| used.contains(kept) || *kept == hash);
+        }
+    }
+
+    pub(crate) fn grave(&self, id: &NodeId) -> Option<Grave> {
+        self.graves.get(id).copied()
+    }
+
+    pub(crate) fn dig(&mut self, id: NodeId, grave: Grave) {
+        self.graves.insert(id, grave);
+        if self.graves.len() > GRAVES_MAX {
+            let oldest = self.graves.iter().min_by_key(|(_, grave)| grave.dug).map(|(id, _)| id.clone());
+            if let Some(oldest) = oldest {
+                self.graves.remove(&oldest);
+            }
+        }
+    }
+
+    pub(crate) fn reopen(&mut self, id: &NodeId) {
+        self.graves.remove(id);
+    }
+
+    /// Forgets graves that are older than `age`.
+    pub(crate) fn level_graves(&mut self, age: Duration, now: Time) {
+        self.graves.retain(|_, grave| now.since(grave.dug) < age);
+    }
+}
+
+/// A hash of a certificate chain: names it, and proves nothing.
+pub(crate) fn chain_hash(chain: &[u8]) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(0, 0);
+    hasher.write(chain);
+    hasher.finish()
+}

@@ -1,0 +1,597 @@
+//! Push-pull anti-entropy on a bidirectional stream: hashes first, then what each side knows, then what the other
+//! lacks, claims about coverage last. Both sides run the same steps. Knows nothing of how records win.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    NodeId, NodeStatus, StateType,
+    proto::{
+        Now, Output, Protocol, StreamInput, Time,
+        claims::{Claimed, Told},
+        members::rank,
+        ranges::Ranges,
+        store::Vector,
+        timers::Timer,
+    },
+    wire::{
+        CloseCode, StreamId,
+        codec::{self, Malformed, Packet},
+        limits,
+        message::{
+            Accusation, Covers, Dots, Forget, MemberRow, Open, RecordBatch, SignedClaim, Standing, Wants, kind,
+        },
+    },
+};
+
+/// Frames on their way at most; each says when there is room for another.
+const FRAMES_AHEAD: usize = 4;
+/// The length of a frame of records or claims, about.
+const FRAME_LEN: usize = 64 * 1024;
+/// Exchanges that peers may have with this node at a time, and those it begins.
+const INBOUND_MAX: usize = 2;
+const OUTBOUND_MAX: usize = 2;
+/// An exchange without progress for so long is given up; what arrived counts.
+const STALLED: Duration = Duration::from_secs(10);
+/// The first wait after an exchange that differing digests caused; it doubles up to the push-pull interval.
+const EARLY_MIN: Duration = Duration::from_secs(1);
+/// How soon a node that is not synced tries another peer.
+const JOIN_RETRY: Duration = Duration::from_millis(250);
+/// How many peers a node must have exchanged with before it calls itself synced.
+const SYNCED_WITH: usize = 2;
+/// Vector entries in a frame, about: each has at most some 250 bytes and its ranges.
+const ENTRIES_PER_FRAME: usize = 512;
+/// Rows of the member table in a frame, each of some 160 bytes at most.
+const ROWS_PER_FRAME: usize = 4_096;
+
+/// One exchange.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    peer: NodeId,
+    inbound: bool,
+    opened: Option<Open>,
+    theirs: Wants,
+    /// The peer's rows, once its wants are complete.
+    rows: BTreeMap<NodeId, MemberRow>,
+    plan: Option<Plan>,
+    /// Frames handed over and not sent yet.
+    ahead: usize,
+    /// Dots whose records were refused: they stay unknown whatever the peer claims.
+    refused: Vec<(StateType, NodeId, u64, u64)>,
+    told_all: bool,
+    heard_all: bool,
+}
+
+/// What is still to be sent.
+#[derive(Debug, Default)]
+struct Plan {
+    claims: VecDeque<NodeId>,
+    forgets: Vec<Forget>,
+    /// Types, with what the peer has of each by now, and what it had at first.
+    types: VecDeque<(StateType, Vector, Vector)>,
+}
+
+/// When an exchange begins.
+impl Protocol {
+    /// The regular round.
+    pub(super) fn push_pull(&mut self, now: Now) {
+        let interval = self.config.push_pull_interval;
+        let alone = self.members.live() <= 1;
+        let next = if self.synced.is_none() && !alone { JOIN_RETRY.min(interval) } else { interval };
+        let jitter = self.jitter(next / 8);
+        self.timers.set(Timer::PushPull, now.time + next - next / 16 + jitter);
+        if self.leaving {
+            return;
+        }
+        if !self.synced_with.is_empty() {
+            self.check_synced(now); // whom it waited for may have died
+        }
+        if self.synced.is_some() || alone {
+            self.outputs.push_back(Output::AskProviders);
+        }
+        // Before it is synced a node must hear different peers.
+        let except = if self.synced.is_none() { self.synced_with.clone() } else { BTreeSet::new() };
+        if let Some(peer) = self.some_alive(1, &except).pop() {
+            self.begin_exchange(&peer, now);
+        }
+    }
+
+    /// Digests differ, or more is missing than a pull brings.
+    pub(super) fn sync_early(&mut self, peer: &NodeId, now: Now) {
+        let Some((earliest, wait)) = self.members.get(peer).map(|member| member.early_sync) else { return };
+        if now.time < earliest || self.exchanges.values().any(|exchange| exchange.peer == *peer) {
+            return;
+        }
+        let wait = if now.time.since(earliest) > self.config.push_pull_interval { EARLY_MIN } else { wait };
+        let wait = wait.clamp(EARLY_MIN, self.config.push_pull_interval.max(EARLY_MIN));
+        self.members.note(peer, |member| member.early_sync = (now.time + wait, wait * 2));
+        self.counters.early_syncs += 1;
+        self.begin_exchange(peer, now);
+    }
+
+    pub(super) fn begin_exchange(&mut self, peer: &NodeId, now: Now) {
+        let linked = self.members.get(peer).is_some_and(|member| member.linked && member.is_live());
+        let outbound = self.exchanges.values().filter(|exchange| !exchange.inbound).count();
+        let busy = self.exchanges.values().any(|exchange| exchange.peer == *peer && !exchange.inbound);
+        if !linked || busy || self.leaving || outbound >= OUTBOUND_MAX {
+            return;
+        }
+        self.last_stream += 2;
+        let stream = StreamId(self.last_stream - 1);
+        self.counters.exchanges_begun += 1;
+        self.outputs.push_back(Output::OpenStream { to: peer.clone(), stream });
+        self.exchanges.insert(stream, Exchange::new(peer.clone(), false));
+        self.say_open(stream, now);
+    }
+
+    /// Streams of a connection that is gone.
+    pub(super) fn lose_exchanges_with(&mut self, peer: &NodeId) {
+        let lost: Vec<_> =
+            self.exchanges.iter().filter(|(_, exchange)| exchange.peer == *peer).map(|(id, _)| *id).collect();
+        for stream in lost {
+            self.drop_exchange(stream);
+        }
+    }
+
+    fn drop_exchange(&mut self, stream: StreamId) -> Option<Exchange> {
+        self.timers.clear(&Timer::Stalled(stream));
+        self.exchanges.remove(&stream)
+    }
+
+    pub(super) fn give_up_stalled(&mut self, stream: StreamId) {
+        self.counters.exchanges_stalled += 1;
+        self.drop_exchange(stream);
+        self.outputs.push_back(Output::Reset { stream });
+    }
+}
+
+impl Exchange {
+    fn new(peer: NodeId, inbound: bool) -> Self {
+        Self {
+            peer,
+            inbound,
+            opened: None,
+            theirs: Wants::default(),
+            rows: BTreeMap::new(),
+            plan: None,
+            ahead: 0,
+            refused: Vec::new(),
+            told_all: false,
+            heard_all: false,
+        }
+    }
+}
+
+/// What arrives on a stream.
+impl Protocol {
+    /// What happens to a stream.
+    pub(crate) fn handle_stream(&mut self, peer: &NodeId, stream: StreamId, input: StreamInput, now: Now) {
+        self.enter(now);
+        match input {
+            StreamInput::Opened => self.accept_exchange(peer, stream, now),
+            StreamInput::Lost => drop(self.drop_exchange(stream)),
+            StreamInput::Sent => {
+                if let Some(exchange) = self.exchanges.get_mut(&stream) {
+                    exchange.ahead = exchange.ahead.saturating_sub(1);
+                    self.progress(stream, now);
+                    self.pump(stream, now);
+                }
+            }
+            StreamInput::Finished => {
+                // Cut short, unless it has said all it had to say.
+                if self.exchanges.get(&stream).is_some_and(|exchange| !exchange.heard_all) {
+                    self.drop_exchange(stream);
+                    self.outputs.push_back(Output::Reset { stream });
+                }
+            }
+            StreamInput::Frame(frame) => {
+                if self.exchanges.get(&stream).is_none_or(|exchange| exchange.peer != *peer) {
+                    return;
+                }
+                self.hear(peer, now);
+                if let Err(Malformed(fault)) = self.on_frame(peer, stream, &frame, now) {
+                    self.counters.malformed += 1;
+                    self.drop_exchange(stream);
+                    self.outputs.push_back(Output::Reset { stream });
+                    let code = CloseCode::PROTOCOL_VIOLATION;
+                    self.outputs.push_back(Output::Close { peer: peer.clone(), code, reason: fault });
+                }
+            }
+        }
+    }
+
+    fn accept_exchange(&mut self, peer: &NodeId, stream: StreamId, now: Now) {
+        self.hear(peer, now);
+        let inbound = self.exchanges.values().filter(|exchange| exchange.inbound).count();
+        if inbound >= INBOUND_MAX || self.leaving || !self.members.is_live(peer) {
+            self.counters.exchanges_refused += 1;
+            self.outputs.push_back(Output::Reset { stream });
+            return;
+        }
+        self.exchanges.insert(stream, Exchange::new(peer.clone(), true));
+        self.progress(stream, now);
+    }
+
+    fn progress(&mut self, stream: StreamId, now: Now) {
+        self.timers.set(Timer::Stalled(stream), now.time + STALLED);
+    }
+
+    fn on_frame(&mut self, peer: &NodeId, stream: StreamId, frame: &Bytes, now: Now) -> Result<(), Malformed> {
+        let parts = codec::parts(frame)?;
+        self.progress(stream, now);
+        for (kind, body) in parts {
+            match kind {
+                kind::OPEN => self.on_open(stream, codec::decode(&body)?, now)?,
+                kind::WANTS => self.on_wants(stream, codec::decode(&body)?, now)?,
+                kind::CLAIM => self.on_told_claim(peer, stream, &codec::decode(&body)?, now),
+                kind::FORGET => drop(self.bury_forgotten(&codec::decode(&body)?, now)),
+                kind::RECORDS => self.on_slice(peer, stream, &codec::decode(&body)?, now),
+                kind::COVERS => self.on_covers(peer, stream, &codec::decode(&body)?, now),
+                kind::DONE => {
+                    if let Some(exchange) = self.exchanges.get_mut(&stream) {
+                        exchange.heard_all = true;
+                    }
+                    self.end_if_complete(stream, now);
+                }
+                kind if kind >= codec::OPTIONAL_FROM => {}
+                _ => return Err(Malformed("a part that does not belong on a sync stream")),
+            }
+        }
+        Ok(())
+    }
+
+    /// The peer's hashes: this side answers with its own, and what differs is told.
+    fn on_open(&mut self, stream: StreamId, open: Open, now: Now) -> Result<(), Malformed> {
+        self.store.witness_clock(open.clock, now);
+        let Some(exchange) = self.exchanges.get_mut(&stream) else { return Ok(()) };
+        if exchange.opened.is_some() || open.types.len() > limits::TYPES_MAX {
+            return Err(Malformed("a second opening of one exchange, or one with too many types"));
+        }
+        let inbound = exchange.inbound;
+        exchange.opened = Some(open);
+        if inbound {
+            self.say_open(stream, now);
+        }
+        self.say_wants(stream);
+        Ok(())
+    }
+
+    fn on_wants(&mut self, stream: StreamId, wants: Wants, now: Now) -> Result<(), Malformed> {
+        let Some(exchange) = self.exchanges.get_mut(&stream) else { return Ok(()) };
+        if exchange.opened.is_none() || exchange.plan.is_some() {
+            return Err(Malformed("wants before the opening or after their end"));
+        }
+        let last = wants.last;
+        exchange.theirs.types.extend(wants.types);
+        exchange.theirs.vectors.extend(wants.vectors);
+        if let Some(rows) = wants.members {
+            exchange.theirs.members.get_or_insert_default().extend(rows);
+        }
+        if last {
+            self.make_plan(stream, now);
+            self.pump(stream, now);
+        }
+        Ok(())
+    }
+
+    fn on_told_claim(&mut self, peer: &NodeId, stream: StreamId, signed: &SignedClaim, now: Now) {
+        let row = Self::read_claim(signed, now).and_then(|body| {
+            let row = self.exchanges.get(&stream)?.rows.get(&body.node_id)?;
+            ((row.epoch, row.incarnation) == (body.epoch, body.incarnation)).then(|| row.clone())
+        });
+        let told = row.map_or(Told::Relayed, |row| Told::Row(row.standing, Duration::from_millis(row.since_ms)));
+        let news = self.hear_claim(peer, signed, told, now) == Claimed::News;
+        // Two halves that meet: what one of this half learns, all of it must. A joiner learns what all know.
+        if news && self.synced.is_some() {
+            self.spread_part(kind::CLAIM, signed, false, now);
+        }
+    }
+
+    fn on_slice(&mut self, peer: &NodeId, stream: StreamId, batch: &RecordBatch, now: Now) {
+        self.counters.records_synced += batch.records.len() as u64;
+        let refused = self.take_records(peer, batch, now);
+        let state_type = StateType::from(&batch.state_type);
+        if let Some(exchange) = self.exchanges.get_mut(&stream) {
+            let dot = |seq| (state_type.clone(), batch.source.clone(), batch.epoch, seq);
+            exchange.refused.extend(refused.into_iter().map(dot));
+        }
+    }
+
+    /// The whole delta of these types has arrived: what it covers is known from now on.
+    fn on_covers(&mut self, peer: &NodeId, stream: StreamId, covers: &Covers, now: Now) {
+        let Some(exchange) = self.exchanges.get(&stream) else { return };
+        let mut vectors: BTreeMap<StateType, Vector> = BTreeMap::new();
+        for dots in &covers.vectors {
+            let (Some(state_type), Some(mut ranges)) =
+                (self.kept_type(&dots.state_type), Ranges::from_wire(&dots.ranges))
+            else {
+                continue;
+            };
+            for (of, source, epoch, seq) in &exchange.refused {
+                if (of, source, *epoch) == (&state_type, &dots.source, dots.epoch) {
+                    ranges.remove(*seq);
+                }
+            }
+            vectors.entry(state_type).or_default().insert((dots.source.clone(), dots.epoch), ranges);
+        }
+        let mut forged = false;
+        for (state_type, vector) in &vectors {
+            forged |= self.store.cover(state_type, vector, now);
+        }
+        if !vectors.is_empty() {
+            self.state_changed = now.time;
+        }
+        if forged {
+            self.flee_impersonation(peer, now);
+        }
+    }
+}
+
+/// What is sent.
+impl Protocol {
+    fn frame(&mut self, stream: StreamId, packet: Packet) {
+        if let Some(exchange) = self.exchanges.get_mut(&stream) {
+            exchange.ahead += 1;
+            let bytes = packet.into_bytes();
+            self.counters.sync_bytes_sent += bytes.len() as u64;
+            self.outputs.push_back(Output::Frame { stream, bytes });
+        }
+    }
+
+    fn say_open(&mut self, stream: StreamId, now: Now) {
+        let types = self.store.types();
+        let open = Open {
+            clock: self.store.clock(),
+            members: self.members.hash(),
+            types: types.iter().map(|state_type| (state_type.into(), self.store.digest(state_type))).collect(),
+        };
+        let mut packet = Packet::new();
+        packet.push(kind::OPEN, &open);
+        self.frame(stream, packet);
+        self.progress(stream, now);
+    }
+
+    /// Tells the vectors of what differs; an empty list says that nothing does.
+    fn say_wants(&mut self, stream: StreamId) {
+        let Some(exchange) = self.exchanges.get(&stream) else { return };
+        let Some(open) = &exchange.opened else { return };
+        let theirs: BTreeMap<StateType, u64> =
+            open.types.iter().map(|(name, digest)| (StateType::from(name), *digest)).collect();
+        let disabled = self.members.get(&exchange.peer).map(|member| member.disabled.clone()).unwrap_or_default();
+        let mut types = self.store.types();
+        types.extend(theirs.keys().filter(|of| !self.config.disabled.contains(*of)).cloned());
+        types.sort_unstable();
+        types.dedup();
+        types.retain(|of| !disabled.contains(of) && self.store.digest(of) != theirs.get(of).copied().unwrap_or(0));
+        if self.members.hash() != open.members {
+            for rows in self.rows().chunks(ROWS_PER_FRAME) {
+                self.frame_wants(stream, &Wants { members: Some(rows.to_vec()), ..Wants::default() });
+            }
+        }
+        let mut wants = Wants::default();
+        for state_type in &types {
+            for ((source, epoch), ranges) in self.store.vector(state_type) {
+                wants.vectors.push(Dots {
+                    state_type: state_type.into(),
+                    source,
+                    epoch,
+                    ranges: ranges.to_wire(),
+                });
+                if wants.vectors.len() >= ENTRIES_PER_FRAME {
+                    self.frame_wants(stream, &std::mem::take(&mut wants));
+                }
+            }
+        }
+        wants.types = types.iter().map(Into::into).collect();
+        wants.last = true;
+        self.frame_wants(stream, &wants);
+    }
+
+    fn frame_wants(&mut self, stream: StreamId, wants: &Wants) {
+        let mut packet = Packet::new();
+        packet.push(kind::WANTS, wants);
+        self.frame(stream, packet);
+    }
+
+    fn rows(&self) -> Vec<MemberRow> {
+        let now = self.entered;
+        let age = |since: Time| u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
+        let row = |(id, member): (&NodeId, &super::members::Member)| MemberRow {
+            node_id: id.clone(),
+            epoch: member.body.epoch,
+            incarnation: member.body.incarnation,
+            standing: member.standing(),
+            since_ms: age(member.since),
+        };
+        self.members.iter().map(row).collect()
+    }
+
+    /// The peer's wants are complete: what of ours it lacks.
+    fn make_plan(&mut self, stream: StreamId, now: Now) {
+        let Some(exchange) = self.exchanges.get_mut(&stream) else { return };
+        let wants = std::mem::take(&mut exchange.theirs);
+        let peer = exchange.peer.clone();
+        let mut plan = Plan::default();
+        if let Some(rows) = wants.members {
+            let rows: BTreeMap<_, _> = rows.into_iter().map(|row| (row.node_id.clone(), row)).collect();
+            exchange.rows.clone_from(&rows);
+            for (id, member) in self.members.iter() {
+                let lacks = rows.get(id).is_none_or(|row| {
+                    rank(&member.body) > (row.epoch, row.standing == Standing::Left, row.incarnation)
+                });
+                if lacks && *id != peer {
+                    plan.claims.push_back(id.clone());
+                }
+            }
+            for row in rows.values() {
+                if let Some(grave) = self.members.grave(&row.node_id)
+                    && matches!(row.standing, Standing::Dead | Standing::Left)
+                    && (grave.epoch, grave.incarnation) >= (row.epoch, row.incarnation)
+                {
+                    plan.forgets.push(Forget {
+                        node_id: row.node_id.clone(),
+                        epoch: grave.epoch,
+                        incarnation: grave.incarnation,
+                    });
+                }
+            }
+            self.consider_rows(&peer, &rows, now);
+        }
+        let mut vectors: BTreeMap<StateType, Vector> = BTreeMap::new();
+        for dots in &wants.vectors {
+            if let (Some(of), Some(ranges)) = (self.kept_type(&dots.state_type), Ranges::from_wire(&dots.ranges)) {
+                vectors.entry(of).or_default().insert((dots.source.clone(), dots.epoch), ranges);
+            }
+        }
+        for name in &wants.types {
+            if let Some(of) = self.kept_type(name) {
+                let theirs = vectors.remove(&of).unwrap_or_default();
+                plan.types.push_back((of, theirs.clone(), theirs));
+            }
+        }
+        if let Some(exchange) = self.exchanges.get_mut(&stream) {
+            exchange.plan = Some(plan);
+        }
+    }
+
+    /// How the peer sees those whom both know by the same claim.
+    fn consider_rows(&mut self, peer: &NodeId, rows: &BTreeMap<NodeId, MemberRow>, now: Now) {
+        for (id, row) in rows {
+            let Some(member) = self.members.get(id) else { continue };
+            if (member.body.epoch, member.body.incarnation) != (row.epoch, row.incarnation) {
+                continue;
+            }
+            let (status, linked) = (member.status, member.linked);
+            let doubted = matches!(row.standing, Standing::Suspect | Standing::Dead | Standing::Left);
+            if *id == self.me {
+                if doubted && !member.body.left {
+                    self.refute(row.incarnation, now);
+                }
+            } else if status == NodeStatus::Alive && doubted {
+                let accusation = Accusation {
+                    node_id: id.clone(),
+                    epoch: row.epoch,
+                    incarnation: row.incarnation,
+                    dead: false,
+                    accuser: peer.clone(),
+                };
+                self.look_at(&accusation, now);
+            } else if status == NodeStatus::Dead && row.standing == Standing::Alive && !linked {
+                self.dial(id);
+            }
+        }
+    }
+
+    /// Sends the next frames, as far as there is room.
+    fn pump(&mut self, stream: StreamId, now: Now) {
+        while let Some(exchange) = self.exchanges.get_mut(&stream) {
+            if exchange.ahead >= FRAMES_AHEAD || exchange.told_all {
+                break;
+            }
+            let Some(mut plan) = exchange.plan.take() else { break };
+            let frames = self.next_frames(&mut plan, now);
+            let done = frames.is_empty();
+            for packet in frames {
+                self.frame(stream, packet);
+            }
+            if done {
+                let mut packet = Packet::new();
+                packet.push_raw(kind::DONE, &[]);
+                self.frame(stream, packet);
+                self.outputs.push_back(Output::Finish { stream });
+            }
+            if let Some(exchange) = self.exchanges.get_mut(&stream) {
+                exchange.plan = Some(plan);
+                exchange.told_all |= done;
+            }
+        }
+        self.end_if_complete(stream, now);
+    }
+
+    /// The next slice of the plan; more than one frame only where what belongs together must be sent at once.
+    fn next_frames(&mut self, plan: &mut Plan, now: Now) -> Vec<Packet> {
+        let mut packet = Packet::new();
+        for forget in plan.forgets.drain(..) {
+            packet.push(kind::FORGET, &forget);
+        }
+        while packet.len() < FRAME_LEN
+            && let Some(id) = plan.claims.pop_front()
+        {
+            if let Some(signed) = self.claim_with_chain(&id) {
+                packet.push(kind::CLAIM, &signed);
+            }
+        }
+        if !packet.is_empty() {
+            return vec![packet];
+        }
+        let Some((state_type, mut theirs, first)) = plan.types.pop_front() else { return Vec::new() };
+        let (batches, more) = self.store.delta(&state_type, &theirs, FRAME_LEN, now);
+        for batch in &batches {
+            let known = theirs.entry((batch.source.clone(), batch.epoch)).or_default();
+            for record in &batch.records {
+                known.insert(record.seq);
+            }
+            packet.push(kind::RECORDS, batch);
+        }
+        if more {
+            // The next slice begins where this one ended, by what the peer has by then; what changed meanwhile is
+            // among it.
+            plan.types.push_front((state_type, theirs, first));
+            return vec![packet];
+        }
+        // Claims last, together with the last slice: nothing can change in between.
+        let mut frames = Vec::new();
+        let mut covers = Covers { vectors: Vec::new() };
+        for ((source, epoch), ranges) in self.store.vector(&state_type) {
+            let had = first.get(&(source.clone(), epoch));
+            if had.is_some_and(|had| ranges.minus(had).is_empty()) {
+                continue;
+            }
+            covers.vectors.push(Dots { state_type: (&state_type).into(), source, epoch, ranges: ranges.to_wire() });
+            if covers.vectors.len() >= ENTRIES_PER_FRAME {
+                packet.push(kind::COVERS, &covers);
+                covers.vectors.clear();
+                frames.push(std::mem::replace(&mut packet, Packet::new()));
+            }
+        }
+        packet.push(kind::COVERS, &covers);
+        frames.push(packet);
+        frames
+    }
+
+    fn end_if_complete(&mut self, stream: StreamId, now: Now) {
+        let complete = self.exchanges.get(&stream).is_some_and(|exchange| exchange.told_all && exchange.heard_all);
+        if !complete {
+            return;
+        }
+        let Some(exchange) = self.drop_exchange(stream) else { return };
+        self.counters.exchanges_completed += 1;
+        if self.synced.is_none() {
+            self.synced_with.insert(exchange.peer);
+            self.check_synced(now);
+            if self.synced.is_none() {
+                self.timers.set_by(Timer::PushPull, now.time);
+            }
+        }
+    }
+
+    /// Whether enough peers have told all they held: two, or one where there is no second.
+    fn check_synced(&mut self, now: Now) {
+        if self.synced.is_some() {
+            return;
+        }
+        let others = self.members.live() - 1;
+        let peers = self.synced_with.len();
+        if peers >= SYNCED_WITH.min(others).max(1) {
+            self.synced = Some(peers);
+            self.outputs.push_back(Output::Synced { peers });
+            self.event_data(crate::EventKind::Synced, None, crate::EventData::Synced { peers }, now);
+            let jitter = self.jitter(self.config.push_pull_interval);
+            self.timers.set(Timer::PushPull, now.time + jitter);
+        }
+    }
+}

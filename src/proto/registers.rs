@@ -1,0 +1,231 @@
+//! Shared state as users write and read it: commands go to the store and its effects come out; what a dead node's
+//! registers count for is decided here.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Error, EventData, EventKind, NodeId, NodeStatus, Options, StateChange, StateType, SyncableState, Value,
+    proto::{
+        Now, Output, Protocol, lamport,
+        store::Effect,
+        timers::Timer,
+    },
+    wire::limits,
+};
+
+/// So much may wait to be spread before writers are told to slow down.
+const UNSPREAD_MAX: usize = 16 * 1024 * 1024;
+
+/// Writes.
+impl Protocol {
+    pub(crate) fn broadcast(
+        &mut self,
+        state_type: &StateType,
+        key: &str,
+        value: Value,
+        options: Options,
+        now: Now,
+    ) -> Result<SyncableState, Error> {
+        self.enter(now);
+        if !options.urgent {
+            self.refuse_overload()?;
+        }
+        let mut effects = Vec::new();
+        let bytes = value.into_bytes();
+        let record = self.store.put(state_type, key, bytes, options.ttl, options.urgent, now, &mut effects);
+        self.note_own_write(state_type, now);
+        self.perform_effects(effects, now);
+        self.flush_soon(now);
+        Ok(record)
+    }
+
+    /// Takes records as they are; all of them are checked before the first is taken.
+    pub(crate) fn broadcast_many(&mut self, states: Vec<SyncableState>, now: Now) -> Result<usize, Error> {
+        self.enter(now);
+        let bound = lamport::bound(now.wall_ms);
+        for (index, record) in states.iter().enumerate() {
+            if record.source_node != self.me {
+                let (key, source_node) = (record.key.clone(), record.source_node.clone());
+                return Err(Error::ForeignSource { index, key, source_node, node_id: self.me.clone() });
+            }
+            if record.version > bound {
+                return Err(Error::VersionTooHigh { version: record.version, bound });
+            }
+            if !record.deleted {
+                limits::check_value(record.value.as_bytes())?;
+            }
+        }
+        self.refuse_overload()?;
+        let mut effects = Vec::new();
+        let mut accepted = 0;
+        for record in states {
+            let state_type = record.state_type.clone();
+            if self.store.put_as(record, now, &mut effects) {
+                accepted += 1;
+                self.note_own_write(&state_type, now);
+            }
+        }
+        self.perform_effects(effects, now);
+        self.flush_soon(now);
+        Ok(accepted)
+    }
+
+    pub(crate) fn remove(
+        &mut self,
+        state_type: &StateType,
+        key: &str,
+        now: Now,
+    ) -> Option<SyncableState> {
+        self.enter(now);
+        let mut effects = Vec::new();
+        let removed = self.store.remove(state_type, key, now, &mut effects);
+        if removed.is_some() {
+            self.note_own_write(state_type, now);
+            self.perform_effects(effects, now);
+            self.flush_soon(now);
+        }
+        removed
+    }
+
+    pub(crate) fn next_version(&mut self, now: Now) -> u64 {
+        self.enter(now);
+        self.store.next_version()
+    }
+
+    fn refuse_overload(&self) -> Result<(), Error> {
+        match self.store.unspread_bytes() {
+            waiting if waiting > UNSPREAD_MAX => Err(Error::Overloaded { waiting, limit: UNSPREAD_MAX }),
+            _ => Ok(()),
+        }
+    }
+
+    fn note_own_write(&mut self, state_type: &StateType, now: Now) {
+        let epoch = self.members.me().body.epoch;
+        self.note_news(state_type, &self.me.clone(), epoch, now);
+    }
+
+    /// What a change of the store means outside.
+    pub(super) fn perform_effects(&mut self, effects: Vec<Effect>, now: Now) {
+        for effect in effects {
+            match effect {
+                Effect::Apply(record) => self.outputs.push_back(Output::Apply(record)),
+                Effect::Change(change) => {
+                    if self.is_shown(&change) {
+                        self.tell_change(change, now);
+                    }
+                }
+            }
+        }
+        self.arm_expiry();
+    }
+
+    fn tell_change(&mut self, change: StateChange, now: Now) {
+        let (record, removed) = match &change {
+            StateChange::Put { new, .. } => (new, false),
+            StateChange::Removed { old } | StateChange::Expired { old } => (old, true),
+            StateChange::Lagged { .. } => return,
+        };
+        let data = EventData::State { record: Box::new(record.clone()), removed };
+        let source = record.source_node.clone();
+        self.outputs.push_back(Output::Change(change));
+        self.event_data(EventKind::StateChanged, Some(source), data, now);
+    }
+
+    fn arm_expiry(&mut self) {
+        if let Some(at) = self.store.next_expiry() {
+            self.timers.set_by(Timer::Expire, at);
+        }
+    }
+
+    pub(super) fn expire(&mut self, now: Now) {
+        let mut effects = Vec::new();
+        self.store.expire(now, &mut effects);
+        self.perform_effects(effects, now);
+    }
+}
+
+/// Reads.
+impl Protocol {
+    pub(crate) fn get(&self, state_type: &StateType, key: &str) -> Option<SyncableState> {
+        let (source, epoch, _, record) = self.store.held(state_type, key)?;
+        self.counts(state_type, &source, epoch).then_some(record)
+    }
+
+    /// Live records, every node's.
+    pub(crate) fn states(&self, state_type: &StateType) -> Vec<SyncableState> {
+        self.store
+            .live(state_type)
+            .filter(|(record, epoch)| self.counts(state_type, &record.source_node, *epoch))
+            .map(|(record, _)| record)
+            .collect()
+    }
+
+    /// Those of other sources: for a provider at its registration.
+    pub(crate) fn remote_states(&self, state_type: &StateType) -> Vec<SyncableState> {
+        self.states(state_type).into_iter().filter(|record| record.source_node != self.me).collect()
+    }
+
+    /// Whether a register counts: an opinion does so while its owner lives, in the life in which it was given.
+    fn counts(&self, state_type: &StateType, source: &NodeId, epoch: u64) -> bool {
+        if !state_type.stops_counting_at_death() {
+            return true;
+        }
+        self.members.get(source).is_some_and(|owner| {
+            let speaks = match owner.status {
+                NodeStatus::Alive | NodeStatus::Suspect => true,
+                NodeStatus::Dead => self.isolated.is_some(),
+                NodeStatus::Left => *source == self.me,
+            };
+            speaks && epoch >= owner.body.epoch
+        })
+    }
+
+    fn is_shown(&self, change: &StateChange) -> bool {
+        let record = match change {
+            StateChange::Put { new: record, .. }
+            | StateChange::Removed { old: record }
+            | StateChange::Expired { old: record } => record,
+            StateChange::Lagged { .. } => return true,
+        };
+        let of = &record.state_type;
+        if !of.stops_counting_at_death() {
+            return true;
+        }
+        let epoch = self.store.register_epoch(of, &record.key, &record.source_node).unwrap_or(0);
+        self.counts(of, &record.source_node, epoch)
+    }
+
+    /// Changes a member, and tells which of its registers began or stopped to count by that.
+    pub(super) fn with_counting(&mut self, id: &NodeId, now: Now, change: impl FnOnce(&mut Self)) {
+        self.with_counting_all(std::slice::from_ref(id), now, change);
+    }
+
+    pub(super) fn with_counting_all(&mut self, ids: &[NodeId], now: Now, change: impl FnOnce(&mut Self)) {
+        let before: Vec<_> = ids.iter().map(|id| self.counting_of(id)).collect();
+        change(self);
+        for (id, before) in ids.iter().zip(before) {
+            let after = self.counting_of(id);
+            for (register, old) in &before {
+                if !after.contains_key(register) {
+                    self.tell_change(StateChange::Removed { old: old.clone() }, now);
+                }
+            }
+            for (register, new) in after {
+                if !before.contains_key(&register) {
+                    self.tell_change(StateChange::Put { new, old: None }, now);
+                }
+            }
+        }
+    }
+
+    fn counting_of(&self, id: &NodeId) -> BTreeMap<(StateType, String), SyncableState> {
+        [StateType::HEALTH, StateType::CIRCUIT_BREAKER]
+            .iter()
+            .flat_map(|of| {
+                let registers = self.store.of_source(of, id).into_iter();
+                registers.filter(|(_, epoch)| self.counts(of, id, *epoch)).map(|(record, _)| record)
+            })
+            .map(|record| ((record.state_type.clone(), record.key.clone()), record))
+            .collect()
+    }
+}

@@ -1,0 +1,671 @@
+//! Records and their dots: which wins, what is known, what is to be sent, what is forgotten when. The merge is
+//! commutative, associative and idempotent. Knows no peer and sends nothing.
+
+mod outbox;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::Hasher as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use siphasher::sip::SipHasher13;
+
+pub(crate) use self::table::Vector;
+use self::{
+    outbox::Outbox,
+    table::{Placed, Record, Table},
+};
+use crate::{
+    NodeId, StateChange, StateType, SyncableState,
+    proto::{
+        Now, Time,
+        lamport::{self, Lamport},
+        ranges::Ranges,
+        time::wall_ms,
+    },
+    wire::{
+        limits,
+        message::{RecordBatch, WireRecord},
+    },
+};
+
+/// Vector entries of one type at most: sources times their lives.
+const ENTRIES_MAX: usize = 65_536;
+/// Gaps of one entry at most; a dot that would make one more stays unknown until those before it have come.
+const RANGES_MAX: usize = 1_024;
+/// The greatest sequence number.
+const SEQ_MAX: u64 = 1 << 62;
+/// How far an epoch may lie ahead of the wall clock.
+const EPOCH_AHEAD_MS: u64 = 24 * 3_600 * 1_000;
+/// What a record costs on the wire beside key and value, about.
+const RECORD_OVERHEAD: usize = 32;
+
+/// What the store is told at its making.
+#[derive(Debug)]
+pub(crate) struct StoreConfig {
+    pub(crate) me: NodeId,
+    pub(crate) epoch: u64,
+    pub(crate) tombstone_ttl: Duration,
+    pub(crate) max_batch_size: usize,
+    pub(crate) disabled: BTreeSet<StateType>,
+    pub(crate) hash_key: (u64, u64),
+}
+
+/// What a change of the store means outside.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Effect {
+    /// Another node's record was accepted: its type's provider is handed it.
+    Apply(SyncableState),
+    /// What counts under a register has changed, by whoever.
+    Change(StateChange),
+}
+
+/// What became of a batch.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct BatchOutcome {
+    pub(crate) accepted: u64,
+    pub(crate) superseded: u64,
+    pub(crate) known: u64,
+    /// Sequence numbers that stay unknown.
+    pub(crate) refused: Vec<u64>,
+    /// It has dots of this node's present life that this node did not make.
+    pub(crate) forged: bool,
+    pub(crate) new_dots: bool,
+}
+
+/// The shared state, as this node holds it.
+#[derive(Debug)]
+pub(crate) struct Store {
+    config: StoreConfig,
+    clock: Lamport,
+    tables: BTreeMap<StateType, Table>,
+    /// The last sequence number of this life, by type.
+    seqs: BTreeMap<StateType, u64>,
+    outbox: Outbox,
+    expiries: BTreeSet<(Time, StateType, Arc<str>, NodeId)>,
+    tombstones: BTreeSet<(Time, StateType, Arc<str>, NodeId)>,
+}
+
+impl Store {
+    pub(crate) fn new(config: StoreConfig) -> Self {
+        Self {
+            config,
+            clock: Lamport::default(),
+            tables: BTreeMap::new(),
+            seqs: BTreeMap::new(),
+            outbox: Outbox::default(),
+            expiries: BTreeSet::new(),
+            tombstones: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn next_version(&mut self) -> u64 {
+        self.clock.tick()
+    }
+
+    /// The greatest version seen.
+    pub(crate) fn clock(&self) -> u64 {
+        self.clock.last()
+    }
+
+    /// A peer's clock; one beyond the bound has no say.
+    pub(crate) fn witness_clock(&mut self, version: u64, now: Now) {
+        if version <= lamport::bound(now.wall_ms) {
+            self.clock.witness(version);
+        }
+    }
+
+    fn table(&mut self, state_type: &StateType) -> &mut Table {
+        let hash_key = self.config.hash_key;
+        self.tables
+            .entry(state_type.clone())
+            .or_insert_with(|| Table::new(state_type.is_per_node(), hash_key))
+    }
+
+    /// Puts a record in if it wins, and keeps every index in step.
+    fn place(&mut self, state_type: &StateType, key: &str, record: Record, effects: &mut Vec<Effect>) -> bool {
+        let new = record.to_state(state_type, key);
+        let (deleted, since, expires, source) =
+            (record.deleted, record.since, record.expires, record.source.clone());
+        let Placed::Won(old) = self.table(state_type).place(key, record) else { return false };
+        let key: Arc<str> = key.into();
+        if let Some(old) = &old {
+            self.unindex(state_type, &key, old);
+        }
+        if deleted {
+            self.tombstones.insert((since, state_type.clone(), Arc::clone(&key), source));
+        } else if let Some(at) = expires {
+            self.expiries.insert((at, state_type.clone(), Arc::clone(&key), source));
+        }
+        let old = old.filter(|old| !old.deleted).map(|old| old.to_state(state_type, &key));
+        match (deleted, old) {
+            (false, old) => effects.push(Effect::Change(StateChange::Put { new, old })),
+            (true, Some(old)) => effects.push(Effect::Change(StateChange::Removed { old })),
+            (true, None) => {}
+        }
+        true
+    }
+
+    fn unindex(&mut self, state_type: &StateType, key: &Arc<str>, record: &Record) {
+        let index = |at: Time| (at, state_type.clone(), Arc::clone(key), record.source.clone());
+        if record.deleted {
+            self.tombstones.remove(&index(record.since));
+        }
+        if let Some(at) = record.expires {
+            self.expiries.remove(&index(at));
+        }
+    }
+}
+
+/// Own writes.
+impl Store {
+    #[expect(clippy::too_many_arguments, reason = "a record's parts, each once")]
+    pub(crate) fn put(
+        &mut self,
+        state_type: &StateType,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+        urgent: bool,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> SyncableState {
+        let record = Record {
+            version: self.clock.tick(),
+            expires: ttl.map(|ttl| now.time + ttl),
+            ..self.own(false, value, now)
+        };
+        self.write(state_type, key, record, urgent, effects)
+    }
+
+    /// Takes a record with its own version; `false`, and nothing changes, if it loses.
+    pub(crate) fn put_as(&mut self, state: SyncableState, now: Now, effects: &mut Vec<Effect>) -> bool {
+        let value = if state.deleted { Bytes::new() } else { state.value.into_bytes() };
+        let record = Record {
+            version: state.version,
+            timestamp_ms: wall_ms(state.timestamp),
+            ..self.own(state.deleted, value, now)
+        };
+        let held = self.tables.get(&state.state_type).and_then(|table| table.held(&state.key, &self.config.me));
+        let loses = held.is_some_and(|held| {
+            if state.state_type.is_per_node() {
+                return held.version >= record.version;
+            }
+            // Under an equal version the same value is no news, whatever its dot.
+            !Table::wins(false, &Record { epoch: 0, seq: 0, ..record.clone() }, held)
+        });
+        if loses {
+            return false;
+        }
+        self.clock.witness(state.version);
+        self.write(&state.state_type, &state.key, record, false, effects);
+        true
+    }
+
+    /// Puts a tombstone over what is live; what was there.
+    pub(crate) fn remove(
+        &mut self,
+        state_type: &StateType,
+        key: &str,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> Option<SyncableState> {
+        let table = self.tables.get(state_type)?;
+        let old = table.held(key, &self.config.me).filter(|held| !held.deleted)?.to_state(state_type, key);
+        let record = Record { version: self.clock.tick(), ..self.own(true, Bytes::new(), now) };
+        self.write(state_type, key, record, false, effects);
+        Some(old)
+    }
+
+    fn own(&self, deleted: bool, value: Bytes, now: Now) -> Record {
+        Record {
+            source: self.config.me.clone(),
+            epoch: self.config.epoch,
+            seq: 0,
+            version: 0,
+            timestamp_ms: now.wall_ms,
+            deleted,
+            since: now.time,
+            expires: None,
+            value,
+        }
+    }
+
+    /// Numbers an own record, stores it and notes that it must be spread.
+    fn write(
+        &mut self,
+        state_type: &StateType,
+        key: &str,
+        mut record: Record,
+        urgent: bool,
+        effects: &mut Vec<Effect>,
+    ) -> SyncableState {
+        let seq = self.next_seq(state_type);
+        record.seq = seq;
+        let (me, epoch) = (self.config.me.clone(), self.config.epoch);
+        let size = key.len() + record.value.len() + RECORD_OVERHEAD;
+        let state = record.to_state(state_type, key);
+        self.table(state_type).learn(&me, epoch, |known| _ = known.insert(seq));
+        self.place(state_type, key, record, effects);
+        self.outbox.push(state_type, &key.into(), seq, size, urgent);
+        state
+    }
+
+    fn next_seq(&mut self, state_type: &StateType) -> u64 {
+        let seq = self.seqs.entry(state_type.clone()).or_insert(0);
+        *seq += 1;
+        *seq
+    }
+
+    /// Goes on under a later epoch: what this life wrote is written anew, so that it is known from now on by dots
+    /// that nobody else has used.
+    pub(crate) fn new_epoch(&mut self, epoch: u64, now: Now) {
+        let me = self.config.me.clone();
+        let old = std::mem::replace(&mut self.config.epoch, epoch);
+        self.seqs.clear();
+        self.outbox.clear();
+        let types: Vec<_> = self.tables.keys().cloned().collect();
+        for state_type in types {
+            let own: Vec<_> = self
+                .table(&state_type)
+                .at(&me, old, 0, u64::MAX)
+                .map(|(key, record)| (Arc::clone(key), record.clone()))
+                .collect();
+            for (key, record) in own {
+                let record = Record { epoch, since: now.time, ..record };
+                // The same value under a new dot: nobody here is told.
+                self.write(&state_type, &key, record, false, &mut Vec::new());
+            }
+        }
+    }
+
+    pub(crate) fn has_unspread(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// About how many bytes wait to be spread.
+    pub(crate) fn unspread_bytes(&self) -> usize {
+        self.outbox.bytes()
+    }
+
+    /// Own records that wait, of one type, as many as fit; at least one. And whether the first was urgent.
+    pub(crate) fn take_unspread(&mut self, bytes_max: usize, now: Now) -> Option<(RecordBatch, bool)> {
+        let (mut batch, mut urgent, mut bytes): (Option<RecordBatch>, bool, usize) = (None, false, 0);
+        loop {
+            let of = batch.as_ref().map(|batch| StateType::from(&batch.state_type));
+            let Some((state_type, key, dirty, first)) = self.outbox.pop(of.as_ref()) else { break };
+            let held = self.tables.get(&state_type).and_then(|table| table.held(&key, &self.config.me));
+            let own = held.filter(|held| {
+                (&held.source, held.epoch, held.seq) == (&self.config.me, self.config.epoch, dirty.seq)
+            });
+            // Another's record has won meanwhile: the dot stays a gap until its successor comes from there.
+            let Some(record) = own else { continue };
+            let batch = batch.get_or_insert_with(|| RecordBatch {
+                state_type: (&state_type).into(),
+                source: self.config.me.clone(),
+                epoch: self.config.epoch,
+                records: Vec::new(),
+                carried: Vec::new(),
+            });
+            urgent |= first;
+            bytes += key.len() + record.value.len() + RECORD_OVERHEAD;
+            batch.records.push(to_wire(&key, record, now));
+            if !dirty.carried.is_empty() {
+                let mut carried = Ranges::from_wire(&batch.carried).unwrap_or_default();
+                carried.union(&dirty.carried);
+                batch.carried = carried.to_wire();
+            }
+            if bytes >= bytes_max || batch.records.len() >= self.config.max_batch_size {
+                break;
+            }
+        }
+        batch.map(|batch| (batch, urgent))
+    }
+}
+
+fn to_wire(key: &str, record: &Record, now: Now) -> WireRecord {
+    let left = |at: Time| u64::try_from(at.since(now.time).as_millis()).unwrap_or(u64::MAX);
+    WireRecord {
+        seq: record.seq,
+        key: key.into(),
+        version: record.version,
+        timestamp_ms: record.timestamp_ms,
+        deleted: record.deleted,
+        ttl_ms: record.expires.map(left),
+        value: record.value.clone(),
+    }
+}
+
+/// Others' records.
+impl Store {
+    /// Takes a batch: each record is accepted, superseded, known, or refused, and a refused one stays unknown.
+    pub(crate) fn merge(&mut self, batch: &RecordBatch, now: Now, effects: &mut Vec<Effect>) -> BatchOutcome {
+        let mut outcome = BatchOutcome::default();
+        let state_type = StateType::from(&batch.state_type);
+        if self.config.disabled.contains(&state_type) {
+            return outcome;
+        }
+        if !self.has_room(&state_type, &batch.source, batch.epoch, now) {
+            outcome.refused = batch.records.iter().map(|record| record.seq).collect();
+            return outcome;
+        }
+        let own = batch.source == self.config.me && batch.epoch == self.config.epoch;
+        for record in &batch.records {
+            let known = self.table(&state_type).ranges(&batch.source, batch.epoch);
+            if known.is_some_and(|known| known.contains(record.seq)) {
+                outcome.known += 1;
+            } else if own {
+                outcome.forged = true;
+            } else if !is_valid(record, now) || !self.learn(&state_type, &batch.source, batch.epoch, record.seq) {
+                outcome.refused.push(record.seq);
+            } else {
+                outcome.new_dots = true;
+                self.clock.witness(record.version);
+                if self.accept(&state_type, batch, record, now, effects) {
+                    outcome.accepted += 1;
+                } else {
+                    outcome.superseded += 1;
+                }
+            }
+        }
+        if let Some(carried) = Ranges::from_wire(&batch.carried).filter(|_| !own && outcome.refused.is_empty()) {
+            outcome.new_dots |= self.learn_all(&state_type, &batch.source, batch.epoch, &carried);
+        }
+        outcome
+    }
+
+    fn accept(
+        &mut self,
+        state_type: &StateType,
+        batch: &RecordBatch,
+        record: &WireRecord,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let held = Record {
+            source: batch.source.clone(),
+            epoch: batch.epoch,
+            seq: record.seq,
+            version: record.version,
+            timestamp_ms: record.timestamp_ms,
+            deleted: record.deleted,
+            since: now.time,
+            expires: record.ttl_ms.filter(|_| !record.deleted).map(|ttl| now.time + Duration::from_millis(ttl)),
+            value: if record.deleted { Bytes::new() } else { record.value.clone() },
+        };
+        let state = held.to_state(state_type, &record.key);
+        let wins = self.place(state_type, &record.key, held, effects);
+        if wins {
+            effects.push(Effect::Apply(state));
+        }
+        wins
+    }
+
+    /// Whether a dot of that source and epoch could be kept at all.
+    fn has_room(&self, state_type: &StateType, source: &NodeId, epoch: u64, now: Now) -> bool {
+        let name = state_type.as_str();
+        let fits = (1..=limits::TYPE_LEN_MAX).contains(&name.len()) && !name.chars().any(char::is_control);
+        let soon = epoch <= now.wall_ms.saturating_add(EPOCH_AHEAD_MS);
+        fits && soon
+            && match self.tables.get(state_type) {
+                None => self.tables.len() < limits::TYPES_MAX,
+                Some(table) => table.ranges(source, epoch).is_some() || table.vector().len() < ENTRIES_MAX,
+            }
+    }
+
+    /// Knows a dot from now on, unless that would make one gap too many.
+    fn learn(&mut self, state_type: &StateType, source: &NodeId, epoch: u64, seq: u64) -> bool {
+        let mut learnt = true;
+        self.table(state_type).learn(source, epoch, |known| {
+            known.insert(seq);
+            if known.len() > RANGES_MAX {
+                known.remove(seq);
+                learnt = false;
+            }
+        });
+        learnt
+    }
+
+    /// Knows all these dots from now on, unless that would make too many gaps; whether any was new.
+    fn learn_all(&mut self, state_type: &StateType, source: &NodeId, epoch: u64, dots: &Ranges) -> bool {
+        if dots.is_empty() || dots.max().is_some_and(|max| max > SEQ_MAX) {
+            return false;
+        }
+        let mut new = false;
+        self.table(state_type).learn(source, epoch, |known| {
+            let mut all = known.clone();
+            all.union(dots);
+            if all.len() <= RANGES_MAX && all != *known {
+                *known = all;
+                new = true;
+            }
+        });
+        new
+    }
+
+    /// A peer's claims, after its whole delta: those dots are known from now on. Whether it names some of this
+    /// node's present life that this node did not make.
+    pub(crate) fn cover(&mut self, state_type: &StateType, vector: &Vector, now: Now) -> bool {
+        let mut forged = false;
+        if self.config.disabled.contains(state_type) {
+            return false;
+        }
+        for ((source, epoch), dots) in vector {
+            if *source == self.config.me && *epoch == self.config.epoch {
+                forged |= !dots.minus(&self.ranges(state_type, source, *epoch)).is_empty();
+            } else if self.has_room(state_type, source, *epoch, now) {
+                self.learn_all(state_type, source, *epoch, dots);
+            }
+        }
+        forged
+    }
+}
+
+/// Whether a record is one, whoever sent it. Depends on nothing but the record and a bound that only loosens.
+fn is_valid(record: &WireRecord, now: Now) -> bool {
+    (1..=SEQ_MAX).contains(&record.seq)
+        && (1..=limits::KEY_LEN_MAX).contains(&record.key.len())
+        && record.version <= lamport::bound(now.wall_ms)
+        && (record.deleted || limits::check_value(&record.value).is_ok())
+}
+
+/// What is known, and what to send.
+impl Store {
+    pub(crate) fn types(&self) -> Vec<StateType> {
+        self.tables.keys().cloned().collect()
+    }
+
+    pub(crate) fn vector(&self, state_type: &StateType) -> Vector {
+        self.tables.get(state_type).map(|table| table.vector().clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn ranges(&self, state_type: &StateType, source: &NodeId, epoch: u64) -> Ranges {
+        let ranges = self.tables.get(state_type).and_then(|table| table.ranges(source, epoch));
+        ranges.cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn holds(&self, state_type: &StateType, source: &NodeId, epoch: u64, seq: u64) -> bool {
+        let ranges = self.tables.get(state_type).and_then(|table| table.ranges(source, epoch));
+        ranges.is_some_and(|ranges| ranges.contains(seq))
+    }
+
+    /// A hash of a type's live records and vector: equal where nothing is to be exchanged. 0 for an unknown type.
+    pub(crate) fn digest(&self, state_type: &StateType) -> u64 {
+        self.tables.get(state_type).map_or(0, Table::digest)
+    }
+
+    /// The same for all types but some.
+    pub(crate) fn digest_all(&self, except: &BTreeSet<StateType>) -> u64 {
+        let types = self.tables.iter().filter(|(state_type, table)| table.digest() != 0 && !except.contains(*state_type));
+        types.fold(0, |all: u64, (state_type, table)| {
+            let mut hasher = SipHasher13::new_with_keys(self.config.hash_key.0, self.config.hash_key.1);
+            hasher.write(state_type.as_str().as_bytes());
+            hasher.write_u64(table.digest());
+            all.wrapping_add(hasher.finish())
+        })
+    }
+
+    /// The next slice of what `theirs` lacks, in the order of dots, and whether there is more. Costs what is missing,
+    /// whatever the store holds.
+    pub(crate) fn delta(
+        &self,
+        state_type: &StateType,
+        theirs: &Vector,
+        bytes_max: usize,
+        now: Now,
+    ) -> (Vec<RecordBatch>, bool) {
+        let mut batches = Vec::new();
+        let mut bytes = 0;
+        let Some(table) = self.tables.get(state_type) else { return (batches, false) };
+        for ((source, epoch), ours) in table.vector() {
+            let lacking = match theirs.get(&(source.clone(), *epoch)) {
+                Some(theirs) => ours.minus(theirs),
+                None => ours.clone(),
+            };
+            let mut records = Vec::new();
+            let mut full = false;
+            'slice: for (lo, hi) in lacking.iter() {
+                for (key, record) in table.at(source, *epoch, lo, hi) {
+                    if bytes >= bytes_max {
+                        full = true;
+                        break 'slice;
+                    }
+                    bytes += key.len() + record.value.len() + RECORD_OVERHEAD;
+                    records.push(to_wire(key, record, now));
+                }
+            }
+            if !records.is_empty() {
+                let (state_type, source) = (state_type.into(), source.clone());
+                batches.push(RecordBatch { state_type, source, epoch: *epoch, records, carried: Vec::new() });
+            }
+            if full {
+                return (batches, true);
+            }
+        }
+        (batches, false)
+    }
+
+    /// The records with these dots, and whether some that are known here have no record any more.
+    pub(crate) fn records_at(
+        &self,
+        state_type: &StateType,
+        source: &NodeId,
+        epoch: u64,
+        wanted: &Ranges,
+        bytes_max: usize,
+        now: Now,
+    ) -> (Option<RecordBatch>, bool) {
+        let Some(table) = self.tables.get(state_type) else { return (None, false) };
+        let known = table.ranges(source, epoch).map_or(0, |ours| wanted.count() - wanted.minus(ours).count());
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        for (lo, hi) in wanted.iter() {
+            for (key, record) in table.at(source, epoch, lo, hi) {
+                if bytes < bytes_max {
+                    bytes += key.len() + record.value.len() + RECORD_OVERHEAD;
+                    records.push(to_wire(key, record, now));
+                }
+            }
+        }
+        let gone = (records.len() as u64) < known;
+        let (state_type, source) = (state_type.into(), source.clone());
+        let batch = (!records.is_empty()).then_some(RecordBatch {
+            state_type,
+            source,
+            epoch,
+            records,
+            carried: Vec::new(),
+        });
+        (batch, gone)
+    }
+}
+
+/// What readers see.
+impl Store {
+    /// The live record that counts under a key, with its dot; of a per-node type, this node's own.
+    pub(crate) fn held(&self, state_type: &StateType, key: &str) -> Option<(NodeId, u64, u64, SyncableState)> {
+        let record = self.tables.get(state_type)?.held(key, &self.config.me).filter(|held| !held.deleted)?;
+        Some((record.source.clone(), record.epoch, record.seq, record.to_state(state_type, key)))
+    }
+
+    /// The live records of a type, each with its epoch.
+    pub(crate) fn live(&self, state_type: &StateType) -> impl Iterator<Item = (SyncableState, u64)> {
+        let table = self.tables.get_key_value(state_type);
+        table.into_iter().flat_map(|(state_type, table)| {
+            let live = table.iter().filter(|(_, record)| !record.deleted);
+            live.map(|(key, record)| (record.to_state(state_type, key), record.epoch))
+        })
+    }
+
+    /// The live records of a per-node type that one source wrote, each with its epoch.
+    pub(crate) fn of_source(&self, state_type: &StateType, source: &NodeId) -> Vec<(SyncableState, u64)> {
+        let Some(table) = self.tables.get(state_type) else { return Vec::new() };
+        let held = table.keys_of(source).filter_map(|key| Some((key, table.held(key, source)?)));
+        held.filter(|(_, record)| !record.deleted)
+            .map(|(key, record)| (record.to_state(state_type, key), record.epoch))
+            .collect()
+    }
+
+    /// In which life of its source a register was written.
+    pub(crate) fn register_epoch(&self, state_type: &StateType, key: &str, source: &NodeId) -> Option<u64> {
+        let record = self.tables.get(state_type)?.held(key, source)?;
+        (record.source == *source).then_some(record.epoch)
+    }
+
+    /// How many live records there are.
+    pub(crate) fn len(&self) -> u64 {
+        self.tables.values().map(|table| table.live() as u64).sum()
+    }
+}
+
+/// Time.
+impl Store {
+    pub(crate) fn next_expiry(&self) -> Option<Time> {
+        self.expiries.first().map(|(at, ..)| *at)
+    }
+
+    /// Records whose time to live is over become tombstones where they stand: under their own dots, so that the
+    /// same happens everywhere without a word.
+    pub(crate) fn expire(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        while self.next_expiry().is_some_and(|at| at <= now.time) {
+            let Some((_, state_type, key, source)) = self.expiries.pop_first() else { return };
+            if let Some(old) = self.table(&state_type).wither(&key, &source, now.time) {
+                let old = old.to_state(&state_type, &key);
+                self.tombstones.insert((now.time, state_type, key, source));
+                effects.push(Effect::Change(StateChange::Expired { old }));
+            }
+        }
+    }
+
+    /// Forgets tombstones older than their time; the vector still knows their dots. How many.
+    pub(crate) fn collect(&mut self, now: Now) -> usize {
+        let mut collected = 0;
+        while self.tombstones.first().is_some_and(|(since, ..)| now.time.since(*since) >= self.config.tombstone_ttl) {
+            let Some((_, state_type, key, source)) = self.tombstones.pop_first() else { break };
+            self.table(&state_type).remove(&key, &source);
+            collected += 1;
+        }
+        collected
+    }
+
+    /// Compares every index with what it is made from.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let (mut expiries, mut tombstones) = (BTreeSet::new(), BTreeSet::new());
+        for (state_type, table) in &self.tables {
+            table.check();
+            for (key, record) in table.iter() {
+                let index = |at| (at, state_type.clone(), Arc::clone(key), record.source.clone());
+                expiries.extend(record.expires.map(index));
+                tombstones.extend(record.deleted.then(|| index(record.since)));
+            }
+        }
+        assert_eq!((&expiries, &tombstones), (&self.expiries, &self.tombstones));
+    }
+}
