@@ -450,7 +450,7 @@ impl Cluster {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let driver = self.driver();
-        let (nodes, counters) = self.read(|protocol| (protocol.nodes(), Some(protocol.counters().clone())));
+        let (nodes, counters) = self.read(|protocol| (protocol.nodes(), Some(protocol.counters())));
         let count = |status| nodes.values().filter(|node| node.status == status).count();
         let providers = driver.provider_stats();
         Stats {

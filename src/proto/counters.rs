@@ -97,4 +97,8 @@ pub struct ProtoCounters {
     pub records_known: u64,
     /// Records over a limit; they stay unknown and may be accepted later.
     pub records_refused: u64,
+    /// Lifeguard's local health score now: 0 (well) to 8.
+    pub health_score: u32,
+    /// Records held now, without removed ones.
+    pub records_held: u64,
 }

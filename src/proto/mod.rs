@@ -27,6 +27,8 @@ mod schedule;
 mod store;
 mod suspicion;
 #[cfg(test)]
+mod tests;
+#[cfg(test)]
 pub(crate) mod tests_support;
 pub(crate) mod time;
 mod timers;
@@ -369,18 +371,15 @@ impl Protocol {
         })
     }
 
-    pub(crate) fn counters(&self) -> &ProtoCounters {
-        &self.counters
+    pub(crate) fn counters(&self) -> ProtoCounters {
+        let (health_score, records_held) = (self.awareness.score(), self.store.len());
+        ProtoCounters { health_score, records_held, ..self.counters.clone() }
     }
 
-    /// How many peers' state this node covered when it called itself synced.
-    pub(crate) fn synced(&self) -> Option<usize> {
-        self.synced
-    }
-
-    /// Lifeguard's local health score, 0 (well) to 8.
-    pub(crate) fn health_score(&self) -> u32 {
-        self.awareness.score()
+    /// This node's name.
+    #[cfg(test)]
+    pub(crate) fn id(&self) -> &NodeId {
+        &self.me
     }
 }
 

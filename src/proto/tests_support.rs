@@ -2,10 +2,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::Hasher as _,
+    sync::Arc,
     time::Duration,
 };
 
-use crate::{NodeId, proto::ProtocolConfig};
+use bytes::Bytes;
+use siphasher::sip::SipHasher13;
+
+use crate::{
+    EventKind, NodeId,
+    proto::{Now, Output, Protocol, ProtocolConfig, Time, Vouch},
+    wire::codec::Packet,
+};
 
 pub(crate) fn id(name: &str) -> NodeId {
     NodeId::new(name).expect("a test's name is valid")
@@ -33,4 +42,89 @@ pub(crate) fn config(name: &str) -> ProtocolConfig {
         max_connections: 512,
         disabled: BTreeSet::new(),
     }
+}
+
+/// Certificates for tests: a keyed hash under the node's name.
+pub(crate) struct Seal(pub(crate) NodeId);
+
+fn seal(node: &str, message: &[u8]) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(7, 7);
+    hasher.write(node.as_bytes());
+    hasher.write(message);
+    hasher.finish()
+}
+
+impl Vouch for Seal {
+    fn chain(&self) -> Bytes {
+        Bytes::copy_from_slice(self.0.as_str().as_bytes())
+    }
+
+    fn sign(&self, message: &[u8]) -> Option<Bytes> {
+        Some(Bytes::copy_from_slice(&seal(self.0.as_str(), message).to_be_bytes()))
+    }
+
+    fn verify(&self, node: &NodeId, chain: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        chain == node.as_str().as_bytes() && signature == seal(node.as_str(), message).to_be_bytes()
+    }
+}
+
+/// The wall clock of tests at their beginning: 2026-01-01.
+pub(crate) const WALL_MS: u64 = 1_767_225_600_000;
+
+pub(crate) fn at(ms: u64) -> Now {
+    Now { time: Time::from_micros(ms * 1_000), wall_ms: WALL_MS + ms }
+}
+
+/// A core of that name, at an address of its own.
+pub(crate) fn core(name: &str) -> Protocol {
+    core_with(name, |_| ())
+}
+
+pub(crate) fn core_with(name: &str, change: impl FnOnce(&mut ProtocolConfig)) -> Protocol {
+    let mut config = config(name);
+    config.address.set_port(7_000 + u16::from(name.bytes().fold(0_u8, u8::wrapping_add)));
+    change(&mut config);
+    let seed = name.bytes().map(u64::from).sum();
+    Protocol::new(config, Arc::new(Seal(id(name))), seed, at(0))
+}
+
+/// Everything the core wants done by now.
+pub(crate) fn drain(core: &mut Protocol) -> Vec<Output> {
+    std::iter::from_fn(|| core.poll_output()).collect()
+}
+
+/// The messages among the outputs, by receiver.
+pub(crate) fn sent(outputs: &[Output]) -> Vec<(NodeId, Bytes)> {
+    let send = |output: &Output| match output {
+        Output::Send { to, bytes } => Some((to.clone(), bytes.clone())),
+        _ => None,
+    };
+    outputs.iter().filter_map(send).collect()
+}
+
+/// The events among the outputs.
+pub(crate) fn events(outputs: &[Output]) -> Vec<(EventKind, String)> {
+    let event = |output: &Output| match output {
+        Output::Event(event) => {
+            Some((event.kind, event.node_id.as_ref().map(ToString::to_string).unwrap_or_default()))
+        }
+        _ => None,
+    };
+    outputs.iter().filter_map(event).collect()
+}
+
+/// Connects two cores, as the transport does once both have admitted one another.
+pub(crate) fn connect(a: &mut Protocol, b: &mut Protocol, now: Now) {
+    let (from_a, from_b) = (a.introduction(Some(b.id())), b.introduction(Some(a.id())));
+    let (a_id, b_id) = (a.id().clone(), b.id().clone());
+    let rtt = Duration::from_micros(500);
+    a.handle_connected(&b_id, &from_b, b.local_node().address, rtt, now);
+    b.handle_connected(&a_id, &from_a, a.local_node().address, rtt, now);
+}
+
+/// A message of one part.
+pub(crate) fn message<T: serde::Serialize>(kind: u8, body: &T) -> Bytes {
+    let mut packet = Packet::new();
+    packet.push(kind, body);
+    packet.into_bytes()
 }

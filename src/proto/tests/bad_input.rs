@@ -1,0 +1,144 @@
+//! Whatever a peer sends, the node counts it, keeps what was good and goes on.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use crate::{
+    Options, StateType, Value,
+    proto::{Output, Protocol, StreamInput, tests_support::*},
+    wire::{CloseCode, StreamId, message::kind},
+};
+
+/// Two connected cores, and real messages that went from `b` to `a`.
+fn talk() -> (Protocol, Vec<Bytes>) {
+    let (mut a, mut b) = (core("a"), core("b"));
+    connect(&mut a, &mut b, at(0));
+    let value = Value::encode("x").unwrap();
+    b.broadcast(&StateType::shared("routes"), "k", value, Options::default(), at(1)).unwrap();
+    let mut messages = Vec::new();
+    for ms in 1..3_000 {
+        b.handle_timeout(at(ms));
+        for output in drain(&mut b) {
+            match output {
+                Output::Send { bytes, .. } | Output::Frame { bytes, .. } => messages.push(bytes),
+                _ => {}
+            }
+        }
+    }
+    drain(&mut a);
+    (a, messages)
+}
+
+fn is_well(a: &mut Protocol) {
+    let value = Value::encode(&1).unwrap();
+    a.broadcast(&StateType::shared("still"), "here", value, Options::default(), at(9_000)).unwrap();
+    assert!(a.get(&StateType::shared("still"), "here").is_some());
+    assert!(a.node(&id("b")).is_some());
+}
+
+#[test]
+fn no_bytes_make_the_core_panic() {
+    let (_, messages) = talk();
+    assert!(messages.len() > 5);
+    proptest!(ProptestConfig::with_cases(2_000), |(
+        which in 0..messages.len(),
+        cut in any::<prop::sample::Index>(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        tail: Vec<u8>,
+    )| {
+        let (mut a, _) = talk_quickly();
+        let mut bytes = messages[which].to_vec();
+        for (place, value) in flips {
+            let place = place.index(bytes.len());
+            bytes[place] = value;
+        }
+        bytes.truncate(cut.index(bytes.len()) + 1);
+        bytes.extend(tail);
+        let bytes = Bytes::from(bytes);
+        a.handle_message(&id("b"), &bytes, at(10));
+        a.handle_stream(&id("b"), StreamId(2), StreamInput::Opened, at(10));
+        a.handle_stream(&id("b"), StreamId(2), StreamInput::Frame(bytes), at(10));
+        drain(&mut a);
+        is_well(&mut a);
+    });
+}
+
+fn talk_quickly() -> (Protocol, Protocol) {
+    let (mut a, mut b) = (core("a"), core("b"));
+    connect(&mut a, &mut b, at(0));
+    drain(&mut a);
+    (a, b)
+}
+
+#[test]
+fn every_message_cut_at_every_byte_is_refused_or_harmless() {
+    let (mut a, messages) = talk();
+    for bytes in messages.iter().take(12) {
+        for cut in 0..bytes.len() {
+            a.handle_message(&id("b"), &bytes.slice(..cut), at(10));
+            drain(&mut a);
+        }
+    }
+    assert!(a.counters().malformed > 0);
+    is_well(&mut a);
+}
+
+#[test]
+fn a_message_that_cannot_be_read_closes_its_connection_with_the_reason() {
+    let (mut a, _) = talk_quickly();
+    for (bytes, says) in [
+        (Bytes::from_static(b"\x09"), "version"),
+        (Bytes::from_static(b"\x01\x63\x00"), "kind"),
+        (Bytes::from_static(b"\x01\x01\x7f"), "claims more"),
+        (message(kind::PING, &"no ping"), "not the message"),
+    ] {
+        let before = a.counters().malformed;
+        a.handle_message(&id("b"), &bytes, at(10));
+        assert_eq!(a.counters().malformed, before + 1);
+        match &drain(&mut a)[..] {
+            [Output::Close { peer, code, reason }] => {
+                assert_eq!((peer.as_str(), *code), ("b", CloseCode::PROTOCOL_VIOLATION));
+                assert!(reason.contains(says), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    is_well(&mut a);
+}
+
+#[test]
+fn a_part_of_a_later_version_is_skipped() {
+    let (mut a, _) = talk_quickly();
+    a.handle_message(&id("b"), &Bytes::from_static(b"\x01\xc8\x02hi"), at(10));
+    assert_eq!((a.counters().malformed, drain(&mut a)), (0, Vec::new()));
+}
+
+#[test]
+fn a_stranger_is_not_listened_to() {
+    let (mut a, _) = talk_quickly();
+    a.handle_message(&id("stranger"), &Bytes::from_static(b"\x01"), at(10));
+    assert_eq!(a.counters().messages_from_strangers, 1);
+    assert_eq!(drain(&mut a), []);
+}
+
+#[test]
+fn a_peer_cannot_open_more_exchanges_than_the_bound() {
+    let (mut a, _) = talk_quickly();
+    for stream in 1..=5 {
+        a.handle_stream(&id("b"), StreamId(stream * 2), StreamInput::Opened, at(10));
+    }
+    let resets = drain(&mut a).iter().filter(|output| matches!(output, Output::Reset { .. })).count();
+    assert_eq!((resets, a.counters().exchanges_refused), (3, 3));
+}
+
+#[test]
+fn an_exchange_that_stalls_is_given_up() {
+    let (mut a, _) = talk_quickly();
+    a.handle_stream(&id("b"), StreamId(2), StreamInput::Opened, at(10));
+    a.handle_timeout(at(10_009));
+    assert_eq!(a.counters().exchanges_stalled, 1, "the one that `a` began itself");
+    a.handle_timeout(at(10_011));
+    assert_eq!(a.counters().exchanges_stalled, 2);
+    assert!(drain(&mut a).contains(&Output::Reset { stream: StreamId(2) }));
+    is_well(&mut a);
+}

@@ -1,0 +1,6 @@
+//! The core's rules, one by one, by handing it bytes and looking at what comes out. Whole clusters are `sim`'s.
+
+mod bad_input;
+mod membership;
+mod spread;
+mod state;

@@ -1,0 +1,93 @@
+//! Delegated ranges: every node is reached, mostly once, whatever small differences there are between views.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use crate::{
+    NodeId, Options, StateType, Value,
+    proto::{Protocol, tests_support::*},
+};
+
+/// A fleet whose members all know and are connected to one another, but for some pairs that never met.
+fn fleet(zones: &[u8], strangers: &BTreeSet<(usize, usize)>) -> BTreeMap<NodeId, Protocol> {
+    let mut cores: Vec<_> = zones
+        .iter()
+        .enumerate()
+        .map(|(number, zone)| {
+            core_with(&format!("n{number:02}"), |config| {
+                config.zone = (*zone > 0).then(|| format!("zone-{zone}"));
+                config.address.set_port(8_000 + u16::try_from(number).unwrap());
+            })
+        })
+        .collect();
+    for low in 0..cores.len() {
+        for high in low + 1..cores.len() {
+            if !strangers.contains(&(low, high)) {
+                let (left, right) = cores.split_at_mut(high);
+                connect(&mut left[low], &mut right[0], at(0));
+            }
+        }
+    }
+    for core in &mut cores {
+        // What meeting one another has set off is not this test's.
+        core.handle_timeout(at(2));
+        drain(core);
+    }
+    cores.into_iter().map(|core| (core.id().clone(), core)).collect()
+}
+
+/// Broadcasts from the first node; who got it, and how many hand-offs were sent.
+fn broadcast(fleet: &mut BTreeMap<NodeId, Protocol>) -> (BTreeSet<NodeId>, u64) {
+    let handoffs = |fleet: &BTreeMap<NodeId, Protocol>| {
+        fleet.values().map(|core| core.counters().handoffs).sum::<u64>()
+    };
+    let before = handoffs(fleet);
+    let first = fleet.first_key_value().unwrap().0.clone();
+    let value = Value::encode(&1).unwrap();
+    let origin = fleet.get_mut(&first).unwrap();
+    origin.broadcast(&StateType::DRAIN, "x", value, Options::default(), at(1_000)).unwrap();
+    let mut waiting = vec![first];
+    while let Some(from) = waiting.pop() {
+        for (to, bytes) in sent(&drain(fleet.get_mut(&from).unwrap())) {
+            fleet.get_mut(&to).unwrap().handle_message(&from, &bytes, at(1_000));
+            waiting.push(to);
+        }
+    }
+    let got = fleet.iter().filter(|(_, core)| core.get(&StateType::DRAIN, "x").is_some());
+    (got.map(|(id, _)| id.clone()).collect(), handoffs(fleet) - before)
+}
+
+#[test]
+fn with_equal_views_each_node_gets_one_copy() {
+    for nodes in [2, 3, 9, 10, 40] {
+        let mut fleet = fleet(&vec![0; nodes], &BTreeSet::new());
+        let (got, copies) = broadcast(&mut fleet);
+        assert_eq!((got.len(), copies), (nodes, nodes as u64 - 1));
+    }
+}
+
+#[test]
+fn an_update_crosses_to_each_other_zone_once() {
+    let zones: Vec<u8> = (0..30).map(|number| number % 3).collect();
+    let mut fleet = fleet(&zones, &BTreeSet::new());
+    let (got, copies) = broadcast(&mut fleet);
+    assert_eq!((got.len(), copies), (30, 29));
+}
+
+#[test]
+fn whom_the_origin_does_not_know_is_reached_through_those_who_do() {
+    proptest!(ProptestConfig::with_cases(48), |(
+        nodes in 4..24_usize,
+        zones in prop::collection::vec(0..3_u8, 24),
+        pairs in prop::collection::btree_set((0..24_usize, 0..24_usize), 0..4),
+    )| {
+        let zones = &zones[..nodes];
+        let strangers = pairs.into_iter().filter(|(low, high)| low < high && *high < nodes).collect();
+        let mut fleet = fleet(zones, &strangers);
+        let (got, copies) = broadcast(&mut fleet);
+        // A node that the only relay of its range does not know must wait for gossip; that is rare.
+        prop_assert!(got.len() + strangers.len() >= nodes, "{} of {nodes}, {strangers:?}", got.len());
+        prop_assert!(copies <= nodes as u64 + 2 * strangers.len() as u64, "{copies} copies for {nodes} nodes");
+    });
+}
