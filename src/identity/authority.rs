@@ -318,7 +318,11 @@ impl Authority {
     }
 
     fn issue_named(&self, node: Option<NodeId>, validity: Validity) -> Result<Identity, Error> {
-        let name = SpiffeName { cluster: self.cluster.clone(), node };
+        self.issue_as(&SpiffeName { cluster: self.cluster.clone(), node }, validity)
+    }
+
+    /// Issues an identity for whatever name, of another cluster too: what peers must refuse is made so in tests.
+    pub(crate) fn issue_as(&self, name: &SpiffeName, validity: Validity) -> Result<Identity, Error> {
         let mut params = parameters(validity)?;
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![uri(&name.to_string())?];

@@ -12,7 +12,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use crate::{
     Error, NodeId,
-    identity::{self, Role},
+    identity::{self, RejectionKind, Role},
     net::{
         Closed, Judgement, Shared, close, lock,
         pool::{Admission, Conn},
@@ -160,12 +160,13 @@ fn identify(
         .tls
         .trust()
         .judge(&chain, role, unix_now())
-        .map_err(|rejection| Closed::ours(CloseCode::NO_LONGER_TRUSTED, rejection.reason))?;
-    if peer.cluster != shared.config.cluster {
-        let (theirs, ours) = (&peer.cluster, &shared.config.cluster);
-        let reason = format!("the certificate is of cluster {theirs}, this is cluster {ours}");
-        return Err(Closed::ours(CloseCode::WRONG_CLUSTER, reason));
-    }
+        .map_err(|rejection| {
+            let code = match rejection.kind {
+                RejectionKind::Cluster => CloseCode::WRONG_CLUSTER,
+                _ => CloseCode::NO_LONGER_TRUSTED,
+            };
+            Closed::ours(code, rejection.reason)
+        })?;
     let admission = Admission { chain: *chain, not_after: peer.not_after, generation };
     Ok((peer, admission))
 }

@@ -13,7 +13,7 @@ use super::{
     memory::{Network, Weather},
     *,
 };
-use crate::identity::{Authority, Validity};
+use crate::identity::{Authority, SpiffeName, Validity};
 
 struct TestHost {
     introduction: Mutex<Introduction>,
@@ -247,9 +247,15 @@ virtual_time! {
         let server = world.node("server");
         let now = clock::wall_now();
         let validity = Validity { not_before: now - Duration::from_secs(60), not_after: now + Duration::from_secs(3_600) };
-        let other = world.authority.named("spiffe://core/node/bad", validity).unwrap();
+        let other = world.authority.issue_as(&SpiffeName { cluster: "core".into(), node: Some(id("bad")) }, validity).unwrap();
         let bad = world.node_as(introduction("bad", 1), config("bad", "core"), &other);
-        world.refused(&server, &bad, "cluster edge").await;
+        // Each side's certificate passes the handshake, and each refuses the other by name, with the same code.
+        world.refused(&server, &bad, "it is of cluster \"edge\", this node of \"core\" (code 0x10)").await;
+        until(|| server.transport.counters().refused.contains_key("wrong-cluster")).await;
+        let error = server.transport.dial_seed(bad.address()).await.unwrap_err().to_string();
+        assert!(error.contains("it is of cluster \"core\", this node of \"edge\" (code 0x10)"), "{error}");
+        assert_eq!(bad.host.said("connected server"), 0);
+        world.serves(&server).await;
     }
 
     async fn a_hello_of_another_cluster_is_refused() {
