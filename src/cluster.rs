@@ -132,7 +132,8 @@ impl Cluster {
     }
 
     /// The readiness gate: returns once this node's state covers what at least two peers (one, in a cluster of
-    /// two) held when it joined. Returns at once if that is so already.
+    /// two) held when it joined. Returns at once if that is so already, and for the first node of a cluster: one that has
+    /// neither seeds nor peers.
     ///
     /// A load balancer takes its address only then.
     ///

@@ -66,3 +66,7 @@ pub use self::{
     state::{Options, Spread, StateChange, StateKey, StateType, SyncableState, Value},
     stats::{GossipStats, MembershipStats, NetStats, ProviderStats, Stats},
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

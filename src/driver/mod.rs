@@ -488,6 +488,9 @@ impl Driver {
 
     pub(crate) async fn wait_synced(&self, limit: Duration) -> Result<Synced, Error> {
         let life = self.life().ok_or(Error::NotRunning)?;
+        if self.checked.seeds.is_empty() && life.read(|protocol| protocol.nodes().len()) == Some(1) {
+            return Ok(Synced { peers: 0 }); // the first of a cluster has nobody to wait for
+        }
         let (mut synced, turn) = (life.synced(), life.turn());
         // On the life's own runtime: the caller may be on another, or on none.
         let mut waiting = AbortOnDrop(life.runtime().spawn(async move {
