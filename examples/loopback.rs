@@ -2,6 +2,8 @@
 //! reach them all. `cargo run --release --example loopback -- 64` prints the figures; it exits 0 only if every node
 //! saw every other and every broadcast. Never measures more than one broadcast at a time.
 
+#![expect(clippy::disallowed_methods, reason = "it measures")]
+
 use std::{
     net::Ipv4Addr,
     process::ExitCode,
@@ -20,8 +22,7 @@ type Error = Box<dyn std::error::Error>;
 #[tokio::main]
 async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter("phalanx=error").init();
-    let nodes = std::env::args().nth(1).map_or(Ok(64), |nodes| nodes.parse());
-    let Ok(nodes @ 2..=512) = nodes else {
+    let Ok(nodes @ 2..=512) = std::env::args().nth(1).map_or(Ok(64), |nodes| nodes.parse()) else {
         eprintln!("usage: loopback [NODES], 2 to 512; default 64");
         return ExitCode::from(2);
     };

@@ -13,8 +13,10 @@ use serde::Serialize;
 use crate::{
     ClusterEvent, Config, ConfigFault, Error, EventStream, Explanation, GossipStats, Identity,
     MembershipStats, NodeId, NodeInfo, NodeStatus, Options, Spread, Started, StateProvider, StateStream,
-    StateType, Stats, Status, Subscription, SyncableState, Synced, Value, config::Seed, driver::Driver,
-    proto::Protocol, wire::limits,
+    StateType, Stats, Status, Subscription, SyncableState, Synced, Value,
+    config::Seed,
+    driver::{Core, Driver},
+    wire::limits,
 };
 
 /// A node of a cluster: a cheap handle, to be cloned into every part of a program.
@@ -171,13 +173,13 @@ impl Cluster {
     /// Every known node; dead and left ones until they are forgotten.
     #[must_use]
     pub fn all_nodes(&self) -> BTreeMap<NodeId, NodeInfo> {
-        self.read(Protocol::nodes)
+        self.read(Core::nodes)
     }
 
     /// The nodes believed alive, this one included. Suspected ones are not among them.
     #[must_use]
     pub fn alive_nodes(&self) -> BTreeSet<NodeId> {
-        self.read(Protocol::alive)
+        self.read(Core::alive)
     }
 
     /// How many nodes are believed alive, this one included.
@@ -249,7 +251,7 @@ impl Cluster {
             == Some(true)
     }
 
-    fn read<R: Default>(&self, read: impl FnOnce(&Protocol) -> R) -> R {
+    fn read<R: Default>(&self, read: impl FnOnce(&Core) -> R) -> R {
         self.driver().read(read).unwrap_or_default()
     }
 }
@@ -364,7 +366,7 @@ impl Cluster {
     /// run.
     #[must_use]
     pub fn next_version(&self) -> u64 {
-        self.driver().command(Protocol::next_version).unwrap_or_default()
+        self.driver().command(Core::next_version).unwrap_or_default()
     }
 
     fn checked(
@@ -419,6 +421,7 @@ impl Cluster {
     }
 
     /// Ends the calls to a type's provider, but for one that is under way. Whether there was one.
+    #[expect(clippy::must_use_candidate, reason = "most callers do not ask whether there was one")]
     pub fn unregister_provider(&self, state_type: &StateType) -> bool {
         self.driver().unregister_provider(state_type)
     }

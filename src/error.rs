@@ -31,7 +31,7 @@ pub enum Error {
         fault: String,
     },
     /// The configuration has faults; all of them are listed.
-    #[error("the configuration has {} fault{}:{}", faults.len(), if faults.len() == 1 { "" } else { "s" }, faults.iter().map(|fault| format!("\n  {fault}")).collect::<String>())]
+    #[error("the configuration has {}", listed(faults))]
     Config {
         /// Every fault found.
         faults: Vec<ConfigFault>,
@@ -234,6 +234,12 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+/// How many faults there are, and each on a line of its own.
+fn listed(faults: &[ConfigFault]) -> String {
+    let count = format!("{} fault{}:", faults.len(), if faults.len() == 1 { "" } else { "s" });
+    faults.iter().fold(count, |text, fault| text + "\n  " + &fault.to_string())
 }
 
 /// One fault of a configuration.

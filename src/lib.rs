@@ -60,11 +60,12 @@ pub use self::{
     error::{ConfigFault, Error},
     event::{ClusterEvent, EventData, EventKind},
     identity::{Identity, Paths},
+    net::NetStats,
     node::{NodeId, NodeInfo, NodeStatus},
     proto::{MemberExplanation, ProtoCounters},
     provider::{Applied, StateProvider},
     state::{Options, Spread, StateChange, StateKey, StateType, SyncableState, Value},
-    stats::{GossipStats, MembershipStats, NetStats, ProviderStats, Stats},
+    stats::{GossipStats, MembershipStats, ProviderStats, Stats},
 };
 
 #[cfg(doctest)]

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::{Config, NodeId, Status};
-pub use crate::{net::NetStats, proto::ProtoCounters};
+use crate::{Config, NetStats, NodeId, ProtoCounters, Status};
 
 /// What a node has counted: see [`Cluster::stats`](crate::Cluster::stats). Serialises with serde.
 ///

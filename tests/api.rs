@@ -1,6 +1,8 @@
 //! Every function of the original API, on real sockets: one test for each row of the table that says where it went.
 //! Each names the original; what happens when things go wrong is `cluster` and `security`.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail, and waits on real time")]
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
@@ -9,8 +11,8 @@ use std::{
 };
 
 use phalanx::{
-    Applied, Authority, Cluster, ClusterEvent, Config, EventKind, NodeId, NodeStatus, StateKey, StateProvider,
-    StateType, Status, SyncableState, Value,
+    Applied, Authority, Cluster, ClusterEvent, Config, EventKind, NodeId, NodeStatus, StateKey,
+    StateProvider, StateType, Status, SyncableState, Value,
 };
 
 fn id(name: &str) -> NodeId {
@@ -170,8 +172,8 @@ async fn is_alive_of_those_believed_so() {
 async fn is_suspected_then_is_dead_of_a_node_that_vanished() {
     let (a, b) = pair().await;
     let kinds = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&kinds);
-    a.subscribe(move |event: &ClusterEvent| seen.lock().unwrap().push(event.kind));
+    let log = Arc::clone(&kinds);
+    a.subscribe(move |event: &ClusterEvent| log.lock().unwrap().push(event.kind));
     assert!(!a.is_suspected(&id("b")) && !a.is_dead(&id("b")));
     drop(b); // without a word: a crash
     until(|| a.is_suspected(&id("b"))).await;
@@ -241,7 +243,7 @@ async fn next_version_is_above_every_version_written_or_seen() {
     let versions = [a.next_version(), a.next_version()];
     assert!(versions[0] < versions[1]);
     for _ in 0..100 {
-        b.next_version();
+        let _ = b.next_version();
     }
     let written = b.broadcast("routes", "x", &1).unwrap().unwrap();
     until(|| a.get(&"routes".into(), "x").is_some()).await;
@@ -337,9 +339,9 @@ async fn subscribers_hear_of_everything_in_order() {
     let authority = Authority::generate("api").unwrap();
     let a = Cluster::new(config(&authority, "a", &[])).unwrap();
     let heard = Arc::new(Mutex::new(Vec::new()));
-    let hears = Arc::clone(&heard);
+    let log = Arc::clone(&heard);
     a.subscribe(move |event: &ClusterEvent| {
-        hears.lock().unwrap().push((event.kind, event.node_id.clone()));
+        log.lock().unwrap().push((event.kind, event.node_id.clone()));
     });
     a.start().await.unwrap();
     let b = start(&authority, "b", &[&a]).await;
@@ -352,7 +354,10 @@ async fn subscribers_hear_of_everything_in_order() {
     until(|| heard.lock().unwrap().last() == Some(&(EventKind::ClusterStopped, Some(id("a"))))).await;
     let heard = heard.lock().unwrap();
     let place = |kind, node: &str| {
-        heard.iter().position(|event| *event == (kind, Some(id(node)))).unwrap_or_else(|| panic!("no {kind} {node}"))
+        heard
+            .iter()
+            .position(|event| *event == (kind, Some(id(node))))
+            .unwrap_or_else(|| panic!("no {kind} {node}"))
     };
     let places = [
         place(EventKind::ClusterStarted, "a"),
@@ -388,7 +393,10 @@ async fn stats_count_and_serialise() {
     let (a, b) = pair().await;
     a.register_provider(Arc::new(Table::default())).unwrap();
     let stats = a.stats();
-    assert_eq!((stats.status, stats.membership.node_id, stats.membership.alive_count), (Status::Running, id("a"), 2));
+    assert_eq!(
+        (stats.status, stats.membership.node_id, stats.membership.alive_count),
+        (Status::Running, id("a"), 2)
+    );
     assert_eq!((stats.membership.suspected_count, stats.membership.dead_count), (0, 0));
     assert!(stats.gossip.running);
     assert_eq!(stats.gossip.provider_count, 1);

@@ -479,8 +479,13 @@ fn locked_versions_are_above_their_advisories() {
 
 #[test]
 fn no_private_key_is_in_the_repository() {
+    // What the example leaves in `certs` is ignored by git, and all but these two there is.
+    let kept = |path: &Path| {
+        !path.starts_with(root().join("certs")) || path.ends_with("README.md") || path.ends_with(".gitignore")
+    };
     let keys = files(&root())
         .into_iter()
+        .filter(|path| kept(path))
         .filter(|path| fs::read(path).is_ok_and(|bytes| holds_private_key(&String::from_utf8_lossy(&bytes))));
     none(&keys.map(|path| format!("{} holds a private key", path.display())).collect::<Vec<_>>());
 }

@@ -14,10 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::{
-    address::{Advertise, Seed},
-    check::Checked,
-};
+pub(crate) use self::{address::Seed, check::Checked};
 use crate::Identity;
 
 /// The settings of a node.
@@ -327,8 +324,7 @@ mod tests {
 
     #[test]
     fn a_config_survives_toml_and_json() {
-        let mut config = Config::default();
-        config.enabled = true;
+        let mut config = Config { enabled: true, ..Config::default() };
         config.node_id = "lb-1".into();
         config.bind_address = "::1".parse().unwrap();
         config.seeds = vec!["a:1".into(), "[::1]:2".into()];

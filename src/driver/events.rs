@@ -157,7 +157,6 @@ fn lagged(missed: u64) -> ClusterEvent {
 
 /// A callback's place among those who are told of events. Dropping it leaves the callback subscribed for the
 /// cluster's life.
-#[must_use = "to end the subscription call unsubscribe; to keep it for good, drop this by name"]
 pub struct Subscription {
     subscribers: Arc<Subscribers>,
     id: u64,
@@ -214,10 +213,13 @@ impl fmt::Debug for EventStream {
     }
 }
 
+/// A reader's queue of changes.
+type Watched = Arc<Feed<StateChange>>;
+
 /// Everybody who watches a type.
 #[derive(Default)]
 pub(crate) struct Watchers {
-    feeds: RwLock<BTreeMap<(StateType, u64), Arc<Feed<StateChange>>>>,
+    feeds: RwLock<BTreeMap<(StateType, u64), Watched>>,
     last_id: AtomicU64,
     closed: AtomicBool,
 }

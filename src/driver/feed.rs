@@ -122,6 +122,7 @@ impl<T> Feed<T> {
     }
 
     /// Whether nothing waits.
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         let state = lock(&self.state);
         state.items.is_empty() && state.missed == 0

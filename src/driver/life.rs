@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -32,7 +32,7 @@ use crate::{
     },
     identity::{Signer, Trust},
     net::{Closed, Host, Judgement, Link, NetConfig, NetStats, StreamEvent, Transport},
-    proto::{Now, Output, Protocol, ProtocolConfig, StreamInput, Time, Verdict, Vouch},
+    proto::{Now, Output, Protocol, StreamInput, Time, Verdict, Vouch},
     wire::{CloseCode, StreamId, hello::Introduction},
 };
 
@@ -333,7 +333,7 @@ impl Life {
     /// Says goodbye, and closes every connection once the others know.
     pub(super) async fn leave(&self) {
         let mut spread = self.leave_spread.subscribe();
-        if self.step(|protocol, now| protocol.leave(now)).is_none() {
+        if self.step(Protocol::leave).is_none() {
             return;
         }
         if timeout(LEAVE_MAX, spread.wait_for(|spread| *spread)).await.is_err() {
@@ -420,7 +420,7 @@ async fn keep_time(life: Weak<Life>) {
                 () = alive.rearmed.notified() => continue,
             },
         }
-        alive.step(|protocol, now| protocol.handle_timeout(now));
+        alive.step(Protocol::handle_timeout);
     }
 }
 

@@ -33,6 +33,8 @@ use self::{
     providers::{Providers, Worker},
     seeds::Outcome,
 };
+/// What a handle asks and commands.
+pub(crate) use crate::proto::Protocol as Core;
 use crate::{
     ClusterEvent, Config, Error, EventData, EventKind, Identity, NetStats, NodeId, NodeInfo, NodeStatus,
     Options, ProviderStats, Spread, StateProvider, StateType, SyncableState, Value,
@@ -516,17 +518,15 @@ impl Driver {
     pub(crate) async fn join(&self, seeds: Vec<Seed>) -> Result<usize, Error> {
         let life = self.life().ok_or(Error::NotRunning)?;
         let runtime = life.runtime().clone();
-        let joining = runtime.spawn(async move { seeds::join(&life, &seeds).await });
+        let joining = runtime.spawn(async move { seeds::join(&life, seeds).await });
         let mut joining = AbortOnDrop(joining);
         (&mut joining.0).await.map_err(|_| Error::NotRunning)
     }
 
     pub(crate) fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<(), Error> {
         let told = tags.clone();
-        match self.command(|protocol, now| protocol.set_tags(told, now)) {
-            Some(result) => result?,
-            None => {} // the next start tells them
-        }
+        // If the node does not run, the next start tells them.
+        self.command(|protocol, now| protocol.set_tags(told, now)).transpose()?;
         lock(&self.settings).tags = tags;
         Ok(())
     }

@@ -65,7 +65,7 @@ impl Providers {
 
     pub(super) fn node_failed(&self, node: &NodeId) {
         for worker in read(&self.workers).values() {
-            worker.tell(|queue| drop(queue.failed.insert(node.clone())));
+            worker.tell(|queue| _ = queue.failed.insert(node.clone()));
         }
     }
 
@@ -279,11 +279,11 @@ impl Worker {
     /// Hands over what the provider holds, unless its digest is what it was when it last did.
     fn ask(&self, ask: Ask, last: &mut Option<HashMap<StateKey, u64>>) {
         // Before the records, so that what changes in between shows the next time.
-        let digest = self.call(|provider| provider.state_digest());
+        let digest = self.call(StateProvider::state_digest);
         if ask == Ask::IfChanged && (digest.is_none() || digest == *last) {
             return;
         }
-        let Some(records) = self.call(|provider| provider.sync_state()) else { return };
+        let Some(records) = self.call(StateProvider::sync_state) else { return };
         let offered = records.len();
         let ours = |record: &SyncableState| {
             record.state_type == self.state_type && record.source_node == self.node_id

@@ -87,9 +87,9 @@ async fn tend_one(life: Weak<Life>, seed: Seed, first: mpsc::Sender<Outcome>) {
 }
 
 /// Contacts each address once; how many answered.
-pub(super) async fn join(life: &Arc<Life>, seeds: &[Seed]) -> usize {
+pub(super) async fn join(life: &Arc<Life>, seeds: Vec<Seed>) -> usize {
     let mut tries = JoinSet::new();
-    for seed in seeds.iter().cloned() {
+    for seed in seeds {
         let life = Arc::clone(life);
         tries.spawn(async move {
             let outcome = try_seed(&life, &seed, None).await;

@@ -31,7 +31,7 @@ use self::file::{CRL_LEN_MAX, Draft, PEM_LEN_MAX, fault, named};
 pub(crate) use self::{
     signer::Signer,
     spiffe::SpiffeName,
-    trust::{Peer, Rejection, RejectionKind, Role, Trust, provider, unix_time},
+    trust::{Peer, RejectionKind, Role, Trust, provider},
 };
 use crate::{Error, NodeId};
 

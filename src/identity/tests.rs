@@ -14,7 +14,10 @@ use rcgen::{
 };
 use rustls::AlertDescription;
 
-use super::*;
+use super::{
+    trust::{Rejection, unix_time},
+    *,
+};
 use crate::driver::clock;
 
 const HOUR: Duration = Duration::from_secs(3_600);

@@ -156,17 +156,13 @@ fn identify(
             format!("a certificate chain over {CHAIN_LEN_MAX} bytes"),
         ));
     }
-    let peer = shared
-        .tls
-        .trust()
-        .judge(&chain, role, unix_now())
-        .map_err(|rejection| {
-            let code = match rejection.kind {
-                RejectionKind::Cluster => CloseCode::WRONG_CLUSTER,
-                _ => CloseCode::NO_LONGER_TRUSTED,
-            };
-            Closed::ours(code, rejection.reason)
-        })?;
+    let peer = shared.tls.trust().judge(&chain, role, unix_now()).map_err(|rejection| {
+        let code = match rejection.kind {
+            RejectionKind::Cluster => CloseCode::WRONG_CLUSTER,
+            _ => CloseCode::NO_LONGER_TRUSTED,
+        };
+        Closed::ours(code, rejection.reason)
+    })?;
     let admission = Admission { chain: *chain, not_after: peer.not_after, generation };
     Ok((peer, admission))
 }

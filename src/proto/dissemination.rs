@@ -364,7 +364,7 @@ impl Protocol {
         for node in nodes.filter(|node| !except.contains(&node.node_id)) {
             match self.members.get(&node.node_id) {
                 Some(member) if member.status == NodeStatus::Alive && member.linked => {
-                    linked.push(&node.node_id)
+                    linked.push(&node.node_id);
                 }
                 Some(member) if member.status == NodeStatus::Alive => others.push(&node.node_id),
                 _ => {}

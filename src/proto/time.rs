@@ -13,12 +13,12 @@ pub(crate) struct Time(u64);
 
 impl Time {
     pub(crate) const ZERO: Self = Self(0);
-    pub(crate) const MAX: Self = Self(u64::MAX);
 
     pub(crate) const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
 
+    #[cfg(test)]
     pub(crate) const fn as_micros(self) -> u64 {
         self.0
     }

@@ -82,10 +82,6 @@ impl Timers {
         self.at.get(timer).copied()
     }
 
-    pub(crate) fn is_set(&self, timer: &Timer) -> bool {
-        self.at.contains_key(timer)
-    }
-
     pub(crate) fn next(&self) -> Option<Time> {
         self.due.first().map(|(at, _)| *at)
     }

@@ -1,3 +1,5 @@
+//! Subscribers, streams and watchers: order, bounds, and readers that misbehave.
+
 use std::sync::{Barrier, Mutex, mpsc};
 
 use futures_util::{FutureExt, StreamExt};
@@ -63,7 +65,9 @@ fn a_callback_that_blocks_misses_an_exact_number_and_harms_no_other() {
     let first = AtomicBool::new(true);
     let _slow = subscribers.subscribe(Box::new(move |event| {
         if first.swap(false, SeqCst) {
-            at.iter().for_each(|barrier| drop(barrier.wait()));
+            for barrier in &at {
+                barrier.wait();
+            }
         }
         told.send(event.data.clone()).unwrap();
     }));

@@ -10,7 +10,7 @@ use crate::{
     wire::{
         CloseCode, codec,
         hello::Introduction,
-        message::{Accusation, ClaimBody, CoreHello, Ping, SignedClaim, kind},
+        message::{Accusation, ClaimBody, CoreHello, Digests, Ping, SignedClaim, kind},
     },
 };
 
@@ -101,10 +101,7 @@ fn of_two_claims_the_later_epoch_counts_then_a_goodbye_then_the_incarnation() {
     let epoch = config("b").epoch;
     let claims = [(0, 1, false), (0, 2, false), (0, 2, true), (1, 0, false), (1, 1, false), (1, 1, true)];
     let signed = |(life, incarnation, left)| {
-        claim(
-            |body| (body.epoch, body.incarnation, body.left) = (epoch + life, incarnation, left),
-            "b",
-        )
+        claim(|body| (body.epoch, body.incarnation, body.left) = (epoch + life, incarnation, left), "b")
     };
     for (at_first, first) in claims.iter().enumerate() {
         for (at_second, second) in claims.iter().enumerate() {
@@ -115,7 +112,11 @@ fn of_two_claims_the_later_epoch_counts_then_a_goodbye_then_the_incarnation() {
             let (life, incarnation, left) = claims[at_first.max(at_second)];
             let node = a.node(&id("b")).unwrap();
             let expected = if left { NodeStatus::Left } else { NodeStatus::Alive };
-            assert_eq!((node.epoch, node.incarnation, node.status), (epoch + life, incarnation, expected), "{first:?} {second:?}");
+            assert_eq!(
+                (node.epoch, node.incarnation, node.status),
+                (epoch + life, incarnation, expected),
+                "{first:?} {second:?}"
+            );
         }
     }
 }
@@ -257,10 +258,12 @@ fn who_alone_is_silent_is_suspected_then_dead_and_greeted_ever_after() {
         }
         all.extend(outputs);
     }
-    let of_b: Vec<_> = events(&all).into_iter().filter(|(_, node)| node == "b").map(|(kind, _)| kind).collect();
+    let of_b: Vec<_> =
+        events(&all).into_iter().filter(|(_, node)| node == "b").map(|(kind, _)| kind).collect();
     assert_eq!(of_b, [EventKind::NodeJoin, EventKind::NodeSuspect, EventKind::NodeDead]);
     assert!(all.contains(&Output::NodeFailed(id("b"))));
-    let dials = all.iter().filter(|output| matches!(output, Output::Dial { to, .. } if to.as_str() == "b")).count();
+    let dials =
+        all.iter().filter(|output| matches!(output, Output::Dial { to, .. } if to.as_str() == "b")).count();
     assert!(dials >= 2, "greeted {dials} times");
     let why = a.explain(&id("b")).unwrap();
     assert!(why.cause.contains("accused by a"), "{}", why.cause);
@@ -291,7 +294,8 @@ fn a_process_that_stood_still_does_not_take_its_own_absence_for_others_silence()
 
 #[test]
 fn a_close_with_the_code_left_is_a_leave_and_any_other_a_reason_to_probe() {
-    for (code, expected) in [(CloseCode::LEFT, NodeStatus::Left), (CloseCode::UNSPECIFIED, NodeStatus::Alive)] {
+    for (code, expected) in [(CloseCode::LEFT, NodeStatus::Left), (CloseCode::UNSPECIFIED, NodeStatus::Alive)]
+    {
         let (mut a, mut b) = (core("a"), core("b"));
         connect(&mut a, &mut b, at(0));
         let probes = a.counters().probes;
@@ -336,16 +340,25 @@ fn a_node_whose_clock_went_back_goes_beyond_the_epoch_that_peers_remember() {
     let mut a = a_knowing_b(0);
     let remembered = a.node(&id("b")).unwrap().epoch;
     let mut b = core_with("b", |config| config.epoch -= 5_000);
-    assert_eq!(a.judge(&b.introduction(Some(&id("a"))), at(1)), Verdict::Admit, "it serves at the same address");
+    assert_eq!(
+        a.judge(&b.introduction(Some(&id("a"))), at(1)),
+        Verdict::Admit,
+        "it serves at the same address"
+    );
     connect(&mut a, &mut b, at(1));
     assert_eq!(b.local_node().epoch, remembered + 1);
+}
+
+type Change = Box<dyn Fn(&mut Introduction)>;
+
+fn core_of(claim: SignedClaim) -> Bytes {
+    codec::encode(&CoreHello { claim, clock: 0, disabled: Vec::new() }).into()
 }
 
 #[test]
 fn a_peer_is_judged_by_its_introduction() {
     let a = a_knowing_b(0);
     let b = core("b");
-    type Change = Box<dyn Fn(&mut Introduction)>;
     let refused = |change: &Change| {
         let mut introduction = b.introduction(None);
         change(&mut introduction);
@@ -355,17 +368,22 @@ fn a_peer_is_judged_by_its_introduction() {
         }
     };
     assert_eq!(a.judge(&b.introduction(None), at(0)), Verdict::Admit);
-    fn core_of(claim: SignedClaim) -> Bytes {
-        codec::encode(&CoreHello { claim, clock: 0, disabled: Vec::new() }).into()
-    }
     for (code, says, change) in [
         (
             CloseCode::DUPLICATE_ID,
             "in use by a live process at 10.0.0.1:",
             Box::new(|i: &mut Introduction| i.node_id = id("a")) as Change,
         ),
-        (CloseCode::PROTOCOL_VIOLATION, "cannot be read", Box::new(|i: &mut Introduction| i.core = "x".into())),
-        (CloseCode::IDENTITY_MISMATCH, "another node or epoch", Box::new(|i: &mut Introduction| i.epoch += 1)),
+        (
+            CloseCode::PROTOCOL_VIOLATION,
+            "cannot be read",
+            Box::new(|i: &mut Introduction| i.core = "x".into()),
+        ),
+        (
+            CloseCode::IDENTITY_MISMATCH,
+            "another node or epoch",
+            Box::new(|i: &mut Introduction| i.epoch += 1),
+        ),
         (
             CloseCode::IDENTITY_MISMATCH,
             "not signed by its certificate",
@@ -415,7 +433,7 @@ fn a_ping_is_answered_and_measures_the_path() {
     let (mut a, mut b) = (core("a"), core("b"));
     connect(&mut a, &mut b, at(0));
     drain(&mut a);
-    let ping = Ping { seq: 5, digests: Default::default() };
+    let ping = Ping { seq: 5, digests: Digests::default() };
     a.handle_message(&id("b"), &message(kind::PING, &ping), at(1));
     let answer = sent(&drain(&mut a));
     assert_eq!(codec::parts(&answer[0].1).unwrap()[0].0, kind::ACK);
@@ -433,7 +451,10 @@ fn a_leave_ends_once_it_is_acknowledged_and_after_two_seconds_anyway() {
     for (_, bytes) in sent(&outputs) {
         b.handle_message(&id("a"), &bytes, at(101));
     }
-    assert!(events(&drain(&mut b)).contains(&(EventKind::NodeLeave, "a".into())) || b.node(&id("a")).unwrap().status == NodeStatus::Left);
+    assert!(
+        events(&drain(&mut b)).contains(&(EventKind::NodeLeave, "a".into()))
+            || b.node(&id("a")).unwrap().status == NodeStatus::Left
+    );
     assert!(run(&mut a, 2_100).contains(&Output::LeaveSpread));
     assert_eq!(a.local_node().status, NodeStatus::Left);
 }

@@ -39,9 +39,8 @@ fn fleet(zones: &[u8], strangers: &BTreeSet<(usize, usize)>) -> BTreeMap<NodeId,
 
 /// Broadcasts from the first node; who got it, and how many hand-offs were sent.
 fn broadcast(fleet: &mut BTreeMap<NodeId, Protocol>) -> (BTreeSet<NodeId>, u64) {
-    let handoffs = |fleet: &BTreeMap<NodeId, Protocol>| {
-        fleet.values().map(|core| core.counters().handoffs).sum::<u64>()
-    };
+    let handoffs =
+        |fleet: &BTreeMap<NodeId, Protocol>| fleet.values().map(|core| core.counters().handoffs).sum::<u64>();
     let before = handoffs(fleet);
     let first = fleet.first_key_value().unwrap().0.clone();
     let value = Value::encode(&1).unwrap();

@@ -50,9 +50,8 @@ fn a_broadcast_arrives_with_one_message_and_is_applied_once() {
 #[test]
 fn a_batch_with_one_bad_record_is_refused_whole() {
     let (mut a, _) = pair();
-    let state = |key: &str, version, source: &str| {
-        SyncableState::new("routes", key, value(1), version, id(source))
-    };
+    let state =
+        |key: &str, version, source: &str| SyncableState::new("routes", key, value(1), version, id(source));
     let bound = lamport::bound(WALL_MS);
     let error = a.broadcast_many(vec![state("x", 1, "a"), state("y", 1, "b")], at(0)).unwrap_err();
     assert_eq!(
@@ -121,7 +120,8 @@ fn a_cut_off_node_keeps_what_the_lost_majority_said() {
     for ms in (10..60_000).step_by(10) {
         a.handle_timeout(at(ms));
         let outputs = drain(&mut a);
-        isolated += events(&outputs).iter().filter(|(kind, _)| *kind == EventKind::IsolationSuspected).count();
+        isolated +=
+            events(&outputs).iter().filter(|(kind, _)| *kind == EventKind::IsolationSuspected).count();
         for (to, bytes) in sent(&outputs) {
             if to.as_str() == "e" {
                 others[3].handle_message(&id("a"), &bytes, at(ms));
@@ -133,7 +133,11 @@ fn a_cut_off_node_keeps_what_the_lost_majority_said() {
     assert_eq!((dead, isolated), (3, 1));
     assert_eq!(a.states(&StateType::HEALTH).len(), 4);
     // One of them is heard again: most are there, so the rest are taken for dead after all.
-    a.handle_message(&id("b"), &message(crate::wire::message::kind::HELD, &crate::wire::message::Held { ticket: 0 }), at(60_001));
+    a.handle_message(
+        &id("b"),
+        &message(crate::wire::message::kind::HELD, &crate::wire::message::Held { ticket: 0 }),
+        at(60_001),
+    );
     assert_eq!(a.states(&StateType::HEALTH).len(), 2);
 }
 
