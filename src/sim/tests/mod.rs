@@ -1,0 +1,3 @@
+//! What must come of a cluster, whatever happens to it: each test a sentence, in worlds of several sim seeds.
+
+mod world;
