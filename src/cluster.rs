@@ -11,13 +11,10 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    ClusterEvent, Config, ConfigFault, Error, EventStream, Explanation, GossipStats, Identity, MembershipStats,
-    NodeId, NodeInfo, NodeStatus, Options, Spread, Started, StateProvider, StateStream, StateType, Stats, Status,
-    Subscription, SyncableState, Synced, Value,
-    config::Seed,
-    driver::Driver,
-    proto::Protocol,
-    wire::limits,
+    ClusterEvent, Config, ConfigFault, Error, EventStream, Explanation, GossipStats, Identity,
+    MembershipStats, NodeId, NodeInfo, NodeStatus, Options, Spread, Started, StateProvider, StateStream,
+    StateType, Stats, Status, Subscription, SyncableState, Synced, Value, config::Seed, driver::Driver,
+    proto::Protocol, wire::limits,
 };
 
 /// A node of a cluster: a cheap handle, to be cloned into every part of a program.
@@ -227,10 +224,18 @@ impl Cluster {
     pub fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<(), Error> {
         let size = tags.iter().map(|(key, value)| key.len() + value.len()).sum();
         if tags.len() > limits::TAGS_MAX {
-            return Err(Error::TooLarge { what: "number of tags", size: tags.len(), limit: limits::TAGS_MAX });
+            return Err(Error::TooLarge {
+                what: "number of tags",
+                size: tags.len(),
+                limit: limits::TAGS_MAX,
+            });
         }
         if size > limits::TAGS_LEN_MAX {
-            return Err(Error::TooLarge { what: "length of all tags in bytes", size, limit: limits::TAGS_LEN_MAX });
+            return Err(Error::TooLarge {
+                what: "length of all tags in bytes",
+                size,
+                limit: limits::TAGS_LEN_MAX,
+            });
         }
         if tags.contains_key("") {
             return Err(Error::InvalidKey { size: 0, limit: limits::TAGS_LEN_MAX });
@@ -239,7 +244,8 @@ impl Cluster {
     }
 
     fn has_status(&self, node: &NodeId, status: NodeStatus) -> bool {
-        self.driver().read(|protocol| protocol.node(node).is_some_and(|node| node.status == status)) == Some(true)
+        self.driver().read(|protocol| protocol.node(node).is_some_and(|node| node.status == status))
+            == Some(true)
     }
 
     fn read<R: Default>(&self, read: impl FnOnce(&Protocol) -> R) -> R {
@@ -444,8 +450,7 @@ impl Cluster {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let driver = self.driver();
-        let (nodes, counters) =
-            self.read(|protocol| (protocol.nodes(), Some(protocol.counters().clone())));
+        let (nodes, counters) = self.read(|protocol| (protocol.nodes(), Some(protocol.counters().clone())));
         let count = |status| nodes.values().filter(|node| node.status == status).count();
         let providers = driver.provider_stats();
         Stats {

@@ -56,7 +56,8 @@ pub use self::{
     cluster::Cluster,
     config::{Config, TlsConfig},
     driver::{
-        CloseInfo, ConnectionInfo, EventStream, Explanation, Started, StateStream, Status, Subscription, Synced,
+        CloseInfo, ConnectionInfo, EventStream, Explanation, Started, StateStream, Status, Subscription,
+        Synced,
     },
     error::{ConfigFault, Error},
     event::{ClusterEvent, EventData, EventKind},

@@ -314,7 +314,15 @@ impl SyncableState {
         source_node: NodeId,
     ) -> Self {
         let timestamp = crate::driver::clock::wall_now();
-        Self { state_type: state_type.into(), key: key.into(), value, version, source_node, timestamp, deleted: false }
+        Self {
+            state_type: state_type.into(),
+            key: key.into(),
+            value,
+            version,
+            source_node,
+            timestamp,
+            deleted: false,
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub use crate::{net::NetStats, proto::ProtoCounters};
 use crate::{Config, NodeId, Status};
+pub use crate::{net::NetStats, proto::ProtoCounters};
 
 /// What a node has counted: see [`Cluster::stats`](crate::Cluster::stats). Serialises with serde.
 ///

@@ -241,7 +241,11 @@ impl Watchers {
     }
 
     /// A stream that begins with `present`. Whoever asks holds the core's lock, or a change could come between.
-    pub(crate) fn watch(self: &Arc<Self>, state_type: &StateType, present: Vec<SyncableState>) -> StateStream {
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        state_type: &StateType,
+        present: Vec<SyncableState>,
+    ) -> StateStream {
         let key = (state_type.clone(), self.last_id.fetch_add(1, SeqCst) + 1);
         let feed = Arc::new(Feed::new());
         write(&self.feeds).insert(key.clone(), Arc::clone(&feed));

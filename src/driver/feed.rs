@@ -39,8 +39,7 @@ struct State<T> {
 
 impl<T> Feed<T> {
     pub(super) fn new() -> Self {
-        let state =
-            State { items: VecDeque::new(), waiting: 0, missed: 0, closed: false, waker: None };
+        let state = State { items: VecDeque::new(), waiting: 0, missed: 0, closed: false, waker: None };
         Self { state: Mutex::new(state), arrived: Condvar::new() }
     }
 

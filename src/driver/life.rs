@@ -106,7 +106,12 @@ impl Vouch for Credentials {
 
 impl Life {
     /// Opens the socket and serves. Must be called inside a tokio runtime.
-    pub(super) fn open(driver: &Arc<Driver>, turn: u64, identity: &Identity, epoch: u64) -> Result<Arc<Self>, Error> {
+    pub(super) fn open(
+        driver: &Arc<Driver>,
+        turn: u64,
+        identity: &Identity,
+        epoch: u64,
+    ) -> Result<Arc<Self>, Error> {
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         // There is no other way to ask whether the runtime has time enabled.
         catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))).map_err(|_| Error::NoRuntime)?;
@@ -293,7 +298,8 @@ impl Life {
     }
 
     pub(super) fn explain(&self, node: &NodeId) -> Option<Explanation> {
-        let (info, member) = self.read(|protocol| Some((protocol.node(node)?, protocol.explain(node)?)))??;
+        let (info, member) =
+            self.read(|protocol| Some((protocol.node(node)?, protocol.explain(node)?)))??;
         let link = self.transport().and_then(|transport| transport.link(node));
         let end = lock(&self.ends).get(node).cloned().unwrap_or_default();
         let connection = link.map(|link| ConnectionInfo {
@@ -458,9 +464,9 @@ impl Relay {
 impl Host for Relay {
     fn introduce(&self, peer: Option<&NodeId>) -> Introduction {
         match self.life() {
-            Some(life) => life
-                .read(|protocol| protocol.introduction(peer))
-                .unwrap_or_else(|| life.last_introduction()),
+            Some(life) => {
+                life.read(|protocol| protocol.introduction(peer)).unwrap_or_else(|| life.last_introduction())
+            }
             // The transport outlives its life by moments at most, and nobody reads this any more.
             None => Introduction {
                 versions: (crate::wire::hello::VERSION_MIN, crate::wire::hello::VERSION_MAX),

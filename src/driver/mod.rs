@@ -23,15 +23,15 @@ use std::{
 
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
+pub use self::{
+    events::{EventStream, StateStream, Subscription},
+    view::{CloseInfo, ConnectionInfo, Explanation, Started, Status, Synced},
+};
 use self::{
     events::{Subscribers, Watchers},
     life::Life,
     providers::{Providers, Worker},
     seeds::Outcome,
-};
-pub use self::{
-    events::{EventStream, StateStream, Subscription},
-    view::{CloseInfo, ConnectionInfo, Explanation, Started, Status, Synced},
 };
 use crate::{
     ClusterEvent, Config, Error, EventData, EventKind, Identity, NetStats, NodeId, NodeInfo, NodeStatus,
@@ -268,7 +268,9 @@ impl Driver {
             while let Some(outcome) = outcomes.recv().await {
                 match outcome {
                     Outcome::Joined(_) => break,
-                    Outcome::Failed(error) if seeds::is_duplicate(&error) => return Err(self.duplicate(&error)),
+                    Outcome::Failed(error) if seeds::is_duplicate(&error) => {
+                        return Err(self.duplicate(&error));
+                    }
                     Outcome::Ourselves | Outcome::Failed(_) => {}
                 }
             }
@@ -477,9 +479,8 @@ impl Driver {
         limit: Duration,
     ) -> Result<Spread, Error> {
         let life = self.life().ok_or(Error::NotRunning)?;
-        let written = life.step(|protocol, now| {
-            protocol.broadcast(state_type, key, value, Options::default(), now)
-        });
+        let written =
+            life.step(|protocol, now| protocol.broadcast(state_type, key, value, Options::default(), now));
         written.ok_or(Error::NotRunning)??;
         let spread = life.confirm(state_type, key, limit).ok_or(Error::NotRunning)?;
         spread.await.map_err(|_| Error::NotRunning)

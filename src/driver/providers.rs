@@ -253,7 +253,8 @@ impl Worker {
         queue.busy = true;
         let batch = queue.records.take(self.batch_len);
         // What the node held when it died comes before its death, and an answer counts only after both.
-        let failed = if queue.records.is_empty() { std::mem::take(&mut queue.failed) } else { BTreeSet::new() };
+        let failed =
+            if queue.records.is_empty() { std::mem::take(&mut queue.failed) } else { BTreeSet::new() };
         Some(Work { batch, failed, ask: queue.ask.take() })
     }
 

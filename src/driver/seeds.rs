@@ -114,7 +114,11 @@ async fn try_seed(life: &Arc<Life>, seed: &Seed, joined: Option<&NodeId>) -> Out
     let found = addresses.len();
     let others: Vec<_> = addresses.into_iter().filter(|address| !is_own(life, *address)).collect();
     if others.is_empty() {
-        return if found == 0 { Outcome::Failed(unresolved(seed, "it has no address")) } else { Outcome::Ourselves };
+        return if found == 0 {
+            Outcome::Failed(unresolved(seed, "it has no address"))
+        } else {
+            Outcome::Ourselves
+        };
     }
     if let Some(node) = joined
         && life.remote_of(node).is_some_and(|remote| others.contains(&canonical(remote)))

@@ -666,7 +666,8 @@ async fn a_certificate_that_ends_ends_its_connection() {
     let authority = Authority::generate("edge").unwrap();
     let a = real("a", &authority, (Ipv4Addr::LOCALHOST, 0).into());
     let now = clock::wall_now();
-    let validity = Validity { not_before: now - Duration::from_secs(60), not_after: now + Duration::from_secs(2) };
+    let validity =
+        Validity { not_before: now - Duration::from_secs(60), not_after: now + Duration::from_secs(2) };
     let short = authority.issue_for(&id("b"), validity).unwrap();
     let host = host(introduction("b", 1));
     let transport = Transport::bind(config("b", "edge"), &short, Arc::clone(&host) as _).unwrap();

@@ -96,15 +96,16 @@ impl Protocol {
     pub(super) fn accuse(&mut self, id: &NodeId, cause: &str, now: Now) {
         let Some(accusation) = self.accusation(id, false) else { return };
         let first = self.members.get(id).is_some_and(|member| member.status == NodeStatus::Alive);
-        let already =
-            self.members.get(id).and_then(|member| member.suspicion.as_ref()).is_some_and(|suspicion| {
-                suspicion.accusers().any(|accuser| *accuser == self.me)
-            });
+        let suspicion = self.members.get(id).and_then(|member| member.suspicion.as_ref());
+        // One accuser is told once, and more than the rule counts need not be told at all.
+        let needless = suspicion.is_some_and(|suspicion| {
+            suspicion.is_confirmed() || suspicion.accusers().any(|accuser| *accuser == self.me)
+        });
         self.doubt(&accusation, cause, now);
-        if already {
+        if needless {
             return;
         }
-        self.spread_part(kind::ACCUSATION, &accusation, true, now);
+        self.spread_part(kind::ACCUSATION, &accusation, false, now);
         self.rumour(id, kind::ACCUSATION, &accusation);
         if first {
             self.solicit(id, now);
@@ -126,11 +127,8 @@ impl Protocol {
     /// Asks K + 2 members to look at a suspect now, so that confirmations do not wait for their own turn.
     fn solicit(&mut self, id: &NodeId, now: Now) {
         let Some(member) = self.members.get(id) else { return };
-        let solicit = Solicit {
-            node_id: id.clone(),
-            epoch: member.body.epoch,
-            incarnation: member.body.incarnation,
-        };
+        let solicit =
+            Solicit { node_id: id.clone(), epoch: member.body.epoch, incarnation: member.body.incarnation };
         let count = suspicion::confirmations_needed(self.members.live()) + 2;
         for peer in self.some_alive(count, &BTreeSet::from([id.clone()])) {
             self.send_part(&peer, kind::SOLICIT, &solicit);
@@ -185,7 +183,9 @@ impl Protocol {
 
     /// A suspect did not answer this node's own check, while others did.
     pub(super) fn convict(&mut self, id: &NodeId, now: Now) {
-        let Some(suspicion) = self.members.get(id).and_then(|member| member.suspicion.clone()) else { return };
+        let Some(suspicion) = self.members.get(id).and_then(|member| member.suspicion.clone()) else {
+            return;
+        };
         let accusers: Vec<_> = suspicion.accusers().map(NodeId::as_str).collect();
         let cause = format!(
             "silent for {:.1} s and at a last check; accused by {}",
@@ -207,7 +207,10 @@ impl Protocol {
         self.event(EventKind::NodeDead, id, &cause, now);
         self.outputs.push_back(Output::NodeFailed(id.clone()));
         if let Some(accusation) = self.accusation(id, true) {
-            self.spread_part(kind::ACCUSATION, &accusation, true, now);
+            if !suspicion.held_dead {
+                // Else somebody has told it already, and all would tell all.
+                self.spread_part(kind::ACCUSATION, &accusation, false, now);
+            }
             self.rumour(id, kind::ACCUSATION, &accusation);
         }
     }
@@ -227,18 +230,18 @@ impl Protocol {
         let before = alive + self.deaths.len();
         if self.isolated.is_none() && self.deaths.len() * 2 > before {
             self.set_isolated(Some(before), now);
-            self.event_data(
-                EventKind::IsolationSuspected,
-                None,
-                EventData::Isolation { alive, before },
-                now,
-            );
+            self.event_data(EventKind::IsolationSuspected, None, EventData::Isolation { alive, before }, now);
         }
     }
 
     /// Registers of the dead count while this node takes itself to be cut off.
     fn set_isolated(&mut self, isolated: Option<usize>, now: Now) {
-        let dead: Vec<_> = self.members.iter().filter(|(_, m)| m.status == NodeStatus::Dead).map(|(id, _)| id.clone()).collect();
+        let dead: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(_, m)| m.status == NodeStatus::Dead)
+            .map(|(id, _)| id.clone())
+            .collect();
         self.with_counting_all(&dead, now, |core| core.isolated = isolated);
     }
 

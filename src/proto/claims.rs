@@ -79,7 +79,13 @@ impl Protocol {
     }
 
     /// Takes a claim, whoever told it.
-    pub(super) fn hear_claim(&mut self, teller: &NodeId, signed: &SignedClaim, told: Told, now: Now) -> Claimed {
+    pub(super) fn hear_claim(
+        &mut self,
+        teller: &NodeId,
+        signed: &SignedClaim,
+        told: Told,
+        now: Now,
+    ) -> Claimed {
         let Some(body) = Self::read_claim(signed, now) else {
             self.counters.claims_refused += 1;
             return Claimed::Refused;
@@ -91,7 +97,8 @@ impl Protocol {
         if !self.would_change(&body, told) {
             return Claimed::Nothing;
         }
-        let Some(chain) = signed.chain.as_ref().or_else(|| self.members.chain(signed.chain_hash)).cloned() else {
+        let Some(chain) = signed.chain.as_ref().or_else(|| self.members.chain(signed.chain_hash)).cloned()
+        else {
             self.need_claim(teller, &body.node_id, now);
             return Claimed::Nothing;
         };
@@ -116,7 +123,9 @@ impl Protocol {
     /// Whether the claim, if true, changes anything.
     fn would_change(&self, body: &ClaimBody, told: Told) -> bool {
         match (self.members.get(&body.node_id), self.members.grave(&body.node_id)) {
-            (Some(member), _) => rank(body) > rank(&member.body) && !(member.body.left && body.epoch == member.body.epoch),
+            (Some(member), _) => {
+                rank(body) > rank(&member.body) && !(member.body.left && body.epoch == member.body.epoch)
+            }
             // Whoever says so itself has proved itself anew.
             (None, Some(grave)) if told != Told::Directly => {
                 (body.epoch, body.incarnation) > (grave.epoch, grave.incarnation)
@@ -191,7 +200,8 @@ impl Protocol {
                 NodeStatus::Dead | NodeStatus::Left => Some(EventKind::NodeJoin),
                 NodeStatus::Suspect => Some(EventKind::NodeAlive),
                 NodeStatus::Alive => {
-                    let same = (&old.address, &old.zone, &old.tags) == (&body.address, &body.zone, &body.tags);
+                    let same =
+                        (&old.address, &old.zone, &old.tags) == (&body.address, &body.zone, &body.tags);
                     (restarted || !same).then_some(EventKind::NodeUpdate)
                 }
             };
@@ -241,7 +251,8 @@ impl Protocol {
         if rank(body) < rank(mine) && !same_life || body == mine {
             return;
         }
-        let Some(chain) = signed.chain.as_ref().or_else(|| self.members.chain(signed.chain_hash)).cloned() else {
+        let Some(chain) = signed.chain.as_ref().or_else(|| self.members.chain(signed.chain_hash)).cloned()
+        else {
             return; // an echo of an earlier life that nobody can prove
         };
         if chain_hash(&chain) != signed.chain_hash || !self.is_signed(body, signed, &chain) {
@@ -308,7 +319,8 @@ impl Protocol {
         });
         self.rumour(&self.me.clone(), kind::CLAIM, &signed);
         let told = if first { with_chain } else { signed };
-        self.spread_part(kind::CLAIM, &told, true, now);
+        let leaves = self.members.me().body.left;
+        self.spread_part(kind::CLAIM, &told, leaves, now);
     }
 
     pub(super) fn sign(&mut self, body: &ClaimBody, chain: &Bytes) -> SignedClaim {
@@ -378,7 +390,11 @@ impl Protocol {
     ) -> Result<(), Error> {
         let size = tags.iter().map(|(key, value)| key.len() + value.len()).sum();
         if tags.len() > limits::TAGS_MAX {
-            return Err(Error::TooLarge { what: "number of tags", size: tags.len(), limit: limits::TAGS_MAX });
+            return Err(Error::TooLarge {
+                what: "number of tags",
+                size: tags.len(),
+                limit: limits::TAGS_MAX,
+            });
         }
         if size > limits::TAGS_LEN_MAX {
             return Err(Error::TooLarge { what: "bytes of tags", size, limit: limits::TAGS_LEN_MAX });

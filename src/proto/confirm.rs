@@ -27,7 +27,14 @@ pub(super) struct Confirm {
 
 impl Protocol {
     /// Finds out which alive nodes hold this node's latest record under a key. Ends in `Output::Confirmed`.
-    pub(crate) fn confirm(&mut self, state_type: &StateType, key: &str, limit: Duration, ticket: u64, now: Now) {
+    pub(crate) fn confirm(
+        &mut self,
+        state_type: &StateType,
+        key: &str,
+        limit: Duration,
+        ticket: u64,
+        now: Now,
+    ) {
         let held = self.store.held(state_type, key);
         let Some((source, epoch, seq, _)) = held.filter(|_| self.confirms.len() < CONFIRMS_MAX) else {
             let spread = Spread { missing: self.alive(), ..Spread::default() };
@@ -70,7 +77,9 @@ impl Protocol {
         self.members
             .others()
             .filter(|(id, m)| {
-                m.status == NodeStatus::Alive && !m.disabled.contains(&confirm.of) && !confirm.reached.contains(*id)
+                m.status == NodeStatus::Alive
+                    && !m.disabled.contains(&confirm.of)
+                    && !confirm.reached.contains(*id)
             })
             .map(|(id, _)| id.clone())
             .collect()

@@ -29,6 +29,12 @@ const WAIT_UNKNOWN: Duration = Duration::from_millis(50);
 const WAIT_PER: (usize, Duration) = (16 * 1024, Duration::from_millis(1));
 /// How often a range is handed to somebody before it is left to gossip.
 const TRIES_MAX: usize = 5;
+/// Repeats in thousandths that each first hand-off allows, and how many may be saved up. Where more are lost than
+/// that, the cluster is overloaded, and repeating would feed the fire: gossip and push-pull bring the rest.
+const REPEATS_PER_MILLE: u32 = 500;
+const REPEATS_SAVED: u32 = 200;
+/// Hand-offs remembered that somebody else took over: a late acknowledgement still measures its path.
+const LATE_MAX: usize = 1_024;
 /// Updates that come one after another are batched for so long.
 const BATCH_TIME: Duration = Duration::from_millis(1);
 /// How many payload bytes fit into a datagram beside the heads.
@@ -72,7 +78,7 @@ struct Handoff {
 }
 
 /// The dissemination's state.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Spreader {
     /// Parts of this node's that wait for the next batch.
     waiting: VecDeque<Bytes>,
@@ -84,12 +90,39 @@ pub(super) struct Spreader {
     /// Batches delivered, with the ranges served.
     seen: BTreeMap<(NodeId, u64, u64), Vec<Span>>,
     seen_order: VecDeque<(Time, (NodeId, u64, u64))>,
+    /// Thousandths of repeats that are allowed now.
+    repeats: u32,
+    /// When hand-offs that were not acknowledged in time had been sent, and to whom.
+    late: VecDeque<(u64, NodeId, Time)>,
     /// Hand-offs taken over by the message at hand, to be acknowledged at its end.
     took: Vec<u64>,
     flushed: Option<Time>,
 }
 
 impl Spreader {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            urgent: false,
+            number: 0,
+            last_handoff: 0,
+            handoffs: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            seen_order: VecDeque::new(),
+            repeats: REPEATS_SAVED * 1_000,
+            late: VecDeque::new(),
+            took: Vec::new(),
+            flushed: None,
+        }
+    }
+
+    /// Whether one more repeat is allowed; counts it.
+    fn may_repeat(&mut self) -> bool {
+        let left = self.repeats.checked_sub(1_000);
+        self.repeats = left.unwrap_or(self.repeats);
+        left.is_some()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.handoffs.is_empty()
     }
@@ -143,7 +176,10 @@ impl Protocol {
         }
         let limit = if self.store.unspread_bytes() > BULK_FROM { BULK_LEN } else { BATCH_LEN };
         while payload.len() < limit * 2 / 3 || payload.is_empty() {
-            let Some((batch, first)) = self.store.take_unspread(limit.saturating_sub(payload.len()), now) else { break };
+            let Some((batch, first)) = self.store.take_unspread(limit.saturating_sub(payload.len()), now)
+            else {
+                break;
+            };
             urgent |= first;
             self.counters.records_spread += batch.records.len() as u64;
             payload.push(kind::RECORDS, &batch);
@@ -295,11 +331,18 @@ impl Protocol {
 
     /// Finds who serves a range: a member believed alive, connected if there is one. Suspects get copies but never
     /// relay.
-    fn assign(&mut self, nodes: &[&Place], span: Span, batch: &Batch, handed: &mut Vec<(NodeId, Span, bool)>) {
+    fn assign(
+        &mut self,
+        nodes: &[&Place],
+        span: Span,
+        batch: &Batch,
+        handed: &mut Vec<(NodeId, Span, bool)>,
+    ) {
         match self.choose_relay(nodes.iter().copied(), &[]) {
             Some(relay) => {
                 if batch.urgent
-                    && let Some(second) = self.choose_relay(nodes.iter().copied(), std::slice::from_ref(&relay))
+                    && let Some(second) =
+                        self.choose_relay(nodes.iter().copied(), std::slice::from_ref(&relay))
                 {
                     handed.push((second, span.clone(), false));
                 }
@@ -312,11 +355,17 @@ impl Protocol {
         }
     }
 
-    fn choose_relay<'a>(&mut self, nodes: impl Iterator<Item = &'a Place>, except: &[NodeId]) -> Option<NodeId> {
+    fn choose_relay<'a>(
+        &mut self,
+        nodes: impl Iterator<Item = &'a Place>,
+        except: &[NodeId],
+    ) -> Option<NodeId> {
         let (mut linked, mut others) = (Vec::new(), Vec::new());
         for node in nodes.filter(|node| !except.contains(&node.node_id)) {
             match self.members.get(&node.node_id) {
-                Some(member) if member.status == NodeStatus::Alive && member.linked => linked.push(&node.node_id),
+                Some(member) if member.status == NodeStatus::Alive && member.linked => {
+                    linked.push(&node.node_id)
+                }
                 Some(member) if member.status == NodeStatus::Alive => others.push(&node.node_id),
                 _ => {}
             }
@@ -327,10 +376,12 @@ impl Protocol {
 
     fn hand_off(&mut self, batch: &Arc<Batch>, to: NodeId, span: Span, leaf: bool, now: Now) {
         self.spreader.last_handoff += 1;
+        self.spreader.repeats = (self.spreader.repeats + REPEATS_PER_MILLE).min(REPEATS_SAVED * 1_000);
         let number = self.spreader.last_handoff;
         let wait = self.ack_wait(&to, batch.payload.len());
         self.send_handoff(number, batch, &to, &span);
-        let handoff = Handoff { batch: Arc::clone(batch), span, to, tried: Vec::new(), sent: now.time, wait, leaf };
+        let handoff =
+            Handoff { batch: Arc::clone(batch), span, to, tried: Vec::new(), sent: now.time, wait, leaf };
         self.timers.set(Timer::Handoff(number), now.time + wait);
         self.spreader.handoffs.insert(number, handoff);
     }
@@ -362,6 +413,7 @@ impl Protocol {
 
     pub(super) fn on_took(&mut self, from: &NodeId, took: &Took, now: Now) {
         for number in &took.handoffs {
+            self.measure_late(from, *number, now);
             let Some(handoff) = self.spreader.handoffs.get(number) else { continue };
             if handoff.to != *from && !handoff.tried.contains(from) {
                 continue; // nobody else can vouch for it
@@ -384,13 +436,25 @@ impl Protocol {
         self.end_leave_if_spread();
     }
 
+    /// An acknowledgement that came too late says how long this path takes now.
+    fn measure_late(&mut self, from: &NodeId, number: u64, now: Now) {
+        let late = self.spreader.late.iter().position(|(of, to, _)| *of == number && to == from);
+        if let Some((.., sent)) = late.and_then(|at| self.spreader.late.remove(at)) {
+            self.measure(from, now.time.since(sent));
+        }
+    }
+
     /// A hand-off was not acknowledged in time: another relay gets it, and the silent one is probed.
     pub(super) fn redelegate(&mut self, number: u64, now: Now) {
         let Some(mut handoff) = self.spreader.handoffs.remove(&number) else { return };
         let silent = handoff.to.clone();
         self.counters.handoffs_lost += 1;
         handoff.tried.push(silent.clone());
-        if handoff.tried.len() >= TRIES_MAX {
+        self.spreader.late.push_back((number, silent.clone(), handoff.sent));
+        if self.spreader.late.len() > LATE_MAX {
+            self.spreader.late.pop_front();
+        }
+        if handoff.tried.len() >= TRIES_MAX || !self.spreader.may_repeat() {
             self.counters.handoffs_given_up += 1;
             self.probe_silent(&silent, now);
             self.go_on(now);
@@ -399,7 +463,8 @@ impl Protocol {
         if !handoff.leaf {
             let ring = self.members.take_ring();
             let span = &handoff.span;
-            let inside = ring.iter().filter(|at| at.zone == span.zone && (span.lo..=span.hi).contains(&at.hash));
+            let inside =
+                ring.iter().filter(|at| at.zone == span.zone && (span.lo..=span.hi).contains(&at.hash));
             let mut except = handoff.tried.clone();
             except.push(handoff.batch.origin.clone());
             if let Some(other) = self.choose_relay(inside, &except) {
@@ -412,7 +477,8 @@ impl Protocol {
             return; // it died meanwhile, and nobody else is in the range
         }
         let again = handoff.tried.contains(&handoff.to);
-        handoff.wait = if again { handoff.wait * 2 } else { self.ack_wait(&handoff.to, handoff.batch.payload.len()) };
+        handoff.wait =
+            if again { handoff.wait * 2 } else { self.ack_wait(&handoff.to, handoff.batch.payload.len()) };
         handoff.sent = now.time;
         self.timers.set(Timer::Handoff(number), now.time + handoff.wait);
         self.send_handoff(number, &Arc::clone(&handoff.batch), &handoff.to, &handoff.span);
@@ -422,7 +488,8 @@ impl Protocol {
 
     /// Probes one that did not acknowledge, unless it was heard within the ping interval.
     fn probe_silent(&mut self, id: &NodeId, now: Now) {
-        let heard = self.members.get(id).is_some_and(|m| m.is_heard_within(self.config.ping_interval, now.time));
+        let heard =
+            self.members.get(id).is_some_and(|m| m.is_heard_within(self.config.ping_interval, now.time));
         if !heard {
             self.probe_now(id, now);
         }
@@ -430,8 +497,13 @@ impl Protocol {
 
     /// Its connection is gone: what it was handed goes to others at once.
     pub(super) fn hurry_handoffs_to(&mut self, peer: &NodeId, now: Now) {
-        let lost: Vec<_> =
-            self.spreader.handoffs.iter().filter(|(_, handoff)| handoff.to == *peer).map(|(n, _)| *n).collect();
+        let lost: Vec<_> = self
+            .spreader
+            .handoffs
+            .iter()
+            .filter(|(_, handoff)| handoff.to == *peer)
+            .map(|(n, _)| *n)
+            .collect();
         for number in lost {
             self.timers.set(Timer::Handoff(number), now.time);
         }

@@ -56,7 +56,12 @@ impl Protocol {
                 break; // the rest on the next tick
             }
             told.push(key.clone());
-            list.dots.push(Dots { state_type: state_type.into(), source: source.clone(), epoch: *epoch, ranges });
+            list.dots.push(Dots {
+                state_type: state_type.into(),
+                source: source.clone(),
+                epoch: *epoch,
+                ranges,
+            });
         }
         for key in told {
             self.news.remove(&key);

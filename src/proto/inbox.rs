@@ -13,8 +13,8 @@ use crate::{
         CloseCode,
         codec::{self, Malformed},
         message::{
-            Accusation, Ack, AskHeld, DotList, Forget, Held, Nack, NeedClaim, Ping, PingReq, Reached, RecordBatch,
-            SignedClaim, Solicit, Took, kind,
+            Accusation, Ack, AskHeld, DotList, Forget, Held, Nack, NeedClaim, Ping, PingReq, Reached,
+            RecordBatch, SignedClaim, Solicit, Took, kind,
         },
     },
 };

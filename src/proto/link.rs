@@ -18,8 +18,9 @@ use crate::{
     },
 };
 
-/// Nodes that learn of one another at once must not all dial at once.
-const DIAL_SPREAD: Duration = Duration::from_millis(20);
+/// Nodes that learn of one another at once must not all dial at once: a handshake costs both about a millisecond.
+const DIAL_SPREAD_PER_MEMBER: Duration = Duration::from_millis(10);
+const DIAL_SPREAD_MAX: Duration = Duration::from_secs(2);
 /// The greater id waits so long for the smaller to dial.
 const DIAL_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait before the next dial of a member that does not answer.
@@ -69,7 +70,8 @@ impl Protocol {
     pub(crate) fn judge(&self, peer: &Introduction, now: Now) -> Verdict {
         let refuse = |code, reason: &str| Verdict::Refuse(code, reason.into());
         if peer.node_id == self.me {
-            let reason = format!("node id {} is in use by a live process at {}", self.me, self.config.address);
+            let reason =
+                format!("node id {} is in use by a live process at {}", self.me, self.config.address);
             return Verdict::Refuse(CloseCode::DUPLICATE_ID, reason);
         }
         let Ok(hello) = codec::decode::<CoreHello>(&peer.core) else {
@@ -82,7 +84,10 @@ impl Protocol {
             );
         };
         if body.node_id != peer.node_id || body.epoch != peer.epoch {
-            return refuse(CloseCode::IDENTITY_MISMATCH, "its claim names another node or epoch than its hello");
+            return refuse(
+                CloseCode::IDENTITY_MISMATCH,
+                "its claim names another node or epoch than its hello",
+            );
         }
         let chain = hello.claim.chain.as_ref().or_else(|| self.members.chain(hello.claim.chain_hash));
         if !chain.is_some_and(|chain| self.is_signed(&body, &hello.claim, chain)) {
@@ -90,7 +95,11 @@ impl Protocol {
         }
         match self.members.get(&peer.node_id) {
             // One address holds one process: who serves there now is the only one left.
-            Some(known) if known.is_live() && known.body.epoch != body.epoch && known.body.address != body.address => {
+            Some(known)
+                if known.is_live()
+                    && known.body.epoch != body.epoch
+                    && known.body.address != body.address =>
+            {
                 Verdict::Incumbent { epoch: known.body.epoch, address: known.body.address }
             }
             _ => Verdict::Admit,
@@ -116,7 +125,7 @@ impl Protocol {
         if claimed == Claimed::News {
             let claim = self.claim_with_chain(peer).unwrap_or(hello.claim);
             // Who knows it already has heard of it from elsewhere; of a newcomer only this node knows.
-            self.spread_part(kind::CLAIM, &claim, true, now);
+            self.spread_part(kind::CLAIM, &claim, false, now);
         }
         if self.members.get(peer).is_none() {
             return; // its claim was refused, which was counted
@@ -182,13 +191,17 @@ impl Protocol {
         if self.links >= self.config.max_connections || self.leaving {
             return;
         }
-        let Some(member) = self.members.get(id).filter(|member| member.is_live() && !member.linked) else { return };
+        let Some(member) = self.members.get(id).filter(|member| member.is_live() && !member.linked) else {
+            return;
+        };
         let back_off = match member.failed_dials {
             0 if self.me < *id => Duration::ZERO,
             0 => DIAL_WAIT,
             failed => DIAL_WAIT.saturating_mul(1 << failed.min(6)).min(DIAL_BACK_OFF_MAX),
         };
-        let jitter = self.jitter(DIAL_SPREAD.max(back_off / 4));
+        let members = u32::try_from(self.members.live()).unwrap_or(u32::MAX);
+        let spread = DIAL_SPREAD_PER_MEMBER.saturating_mul(members).min(DIAL_SPREAD_MAX);
+        let jitter = self.jitter(spread.max(back_off / 4));
         self.timers.set(Timer::Dial(id.clone()), now.time + back_off + jitter);
     }
 
@@ -209,8 +222,12 @@ impl Protocol {
     /// Now and then a dead member is dialled: so both halves of a healed partition meet.
     pub(super) fn greet(&mut self, now: Now) {
         self.timers.set(Timer::Greet, now.time + self.config.push_pull_interval / 4);
-        let dead: Vec<_> =
-            self.members.others().filter(|(_, m)| m.status == NodeStatus::Dead && !m.linked).map(|(id, _)| id.clone()).collect();
+        let dead: Vec<_> = self
+            .members
+            .others()
+            .filter(|(_, m)| m.status == NodeStatus::Dead && !m.linked)
+            .map(|(id, _)| id.clone())
+            .collect();
         if !dead.is_empty() && !self.leaving {
             let one = self.rng.usize(..dead.len());
             self.dial(&dead[one]);

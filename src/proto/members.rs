@@ -12,11 +12,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::{
     NodeId, NodeInfo, NodeStatus, StateType,
-    proto::{
-        Time,
-        suspicion::Suspicion,
-        time::wall_time,
-    },
+    proto::{Time, suspicion::Suspicion, time::wall_time},
     wire::message::{ClaimBody, SignedClaim, Standing},
 };
 

@@ -42,13 +42,6 @@ use std::{
 use bytes::Bytes;
 use siphasher::sip::SipHasher13;
 
-pub(crate) use self::{
-    config::ProtocolConfig,
-    link::Verdict,
-    output::{Output, StreamInput},
-    time::{Now, Time},
-    vouch::Vouch,
-};
 pub use self::counters::{MemberExplanation, ProtoCounters};
 use self::{
     awareness::Awareness,
@@ -61,13 +54,16 @@ use self::{
     store::{Store, StoreConfig},
     timers::{Timer, Timers},
 };
+pub(crate) use self::{
+    config::ProtocolConfig,
+    link::Verdict,
+    output::{Output, StreamInput},
+    time::{Now, Time},
+    vouch::Vouch,
+};
 use crate::{
     ClusterEvent, EventData, EventKind, NodeId, NodeInfo, NodeStatus, StateType,
-    wire::{
-        StreamId,
-        codec::Packet,
-        message::ClaimBody,
-    },
+    wire::{StreamId, codec::Packet, message::ClaimBody},
 };
 
 /// Old graves, tombstones and unanswered pings are looked through at most so often.
@@ -175,7 +171,7 @@ impl Protocol {
             isolated: None,
             leaving: false,
             leave_told: false,
-            spreader: Spreader::default(),
+            spreader: Spreader::new(),
             news: BTreeMap::new(),
             state_changed: now.time,
             fled: None,
@@ -366,7 +362,10 @@ impl Protocol {
             last_heard: member.heard.map(ago),
             connected: member.linked,
             accusers: member.suspicion.iter().flat_map(|suspicion| suspicion.accusers().cloned()).collect(),
-            suspicion_ends_in: member.suspicion.as_ref().map(|suspicion| suspicion.ends().since(self.entered)),
+            suspicion_ends_in: member
+                .suspicion
+                .as_ref()
+                .map(|suspicion| suspicion.ends().since(self.entered)),
         })
     }
 

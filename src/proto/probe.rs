@@ -9,7 +9,7 @@ use crate::{
     wire::{
         codec::Packet,
         limits,
-        message::{Ack, Accusation, Digests, Nack, Ping, PingReq, Reached, Solicit, kind},
+        message::{Accusation, Ack, Digests, Nack, Ping, PingReq, Reached, Solicit, kind},
     },
 };
 
@@ -55,7 +55,10 @@ impl Pinged {
 enum Why {
     Probe,
     /// For another, who numbered it so.
-    Help { asker: NodeId, seq: u64 },
+    Help {
+        asker: NodeId,
+        seq: u64,
+    },
     /// Another asked this node to look.
     Solicited,
     /// The suspect of a self-check.
@@ -86,8 +89,12 @@ impl Protocol {
     fn next_target(&mut self, now: Now) -> Option<NodeId> {
         let period_ms = u64::try_from(self.config.ping_interval.as_millis()).unwrap_or(1).max(1);
         let me = self.members.me();
-        let mut live: Vec<_> =
-            self.members.iter().filter(|(id, m)| m.is_live() || **id == self.me).map(|(id, m)| (m.place, id)).collect();
+        let mut live: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(id, m)| m.is_live() || **id == self.me)
+            .map(|(id, m)| (m.place, id))
+            .collect();
         live.sort_unstable();
         let rank = live.iter().position(|(place, id)| (*place, **id == self.me) == (me.place, true))?;
         let steps = self.schedule.step(now.wall_ms / period_ms, live.len())?;
@@ -175,7 +182,9 @@ impl Protocol {
         let alive = |linked: bool| {
             self.members
                 .others()
-                .filter(|(id, m)| m.status == NodeStatus::Alive && m.linked == linked && !except.contains(*id))
+                .filter(|(id, m)| {
+                    m.status == NodeStatus::Alive && m.linked == linked && !except.contains(*id)
+                })
                 .map(|(id, _)| id.clone())
                 .collect::<Vec<_>>()
         };
@@ -226,7 +235,11 @@ impl Protocol {
         let theirs = self.members.get(peer).map(|member| &member.disabled);
         let except = theirs.into_iter().flatten().cloned().collect();
         let rest = now.time.since(self.members.changed.max(self.state_changed));
-        Digests { state: self.store.digest_all(&except), members: self.members.hash(), settled: rest >= SETTLED }
+        Digests {
+            state: self.store.digest_all(&except),
+            members: self.members.hash(),
+            settled: rest >= SETTLED,
+        }
     }
 
     /// Hashes that differ although neither side has changed for a while: something was missed.
@@ -347,7 +360,8 @@ impl Protocol {
             return;
         }
         let seq = self.ping(id, Why::Solicited, Some(accusation), now);
-        self.timers.set(Timer::SolicitEnd(seq), now.time + self.config.ping_timeout * self.awareness.factor());
+        self.timers
+            .set(Timer::SolicitEnd(seq), now.time + self.config.ping_timeout * self.awareness.factor());
     }
 
     pub(super) fn end_solicited(&mut self, seq: u64, now: Now) {
@@ -389,7 +403,9 @@ impl Protocol {
     /// The suspect was silent to the end.
     pub(super) fn end_check(&mut self, suspect: &NodeId, now: Now) {
         let Some(check) = self.drop_check(suspect) else { return };
-        let Some(suspicion) = self.members.get(suspect).and_then(|member| member.suspicion.as_ref()) else { return };
+        let Some(suspicion) = self.members.get(suspect).and_then(|member| member.suspicion.as_ref()) else {
+            return;
+        };
         let sure = if check.asked == 0 {
             // Nobody is left to ask: of two or three nodes it is the silent one; of more, wait as long as may be.
             self.members.live() <= 3 || suspicion.ends_at_most() <= now.time

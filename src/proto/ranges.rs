@@ -51,7 +51,8 @@ impl Ranges {
         // All ranges that overlap or touch become one.
         let from = self.place(lo.saturating_sub(1));
         let to = from + self.0[from..].partition_point(|(start, _)| *start <= hi.saturating_add(1));
-        let merged = self.0[from..to].iter().fold((lo, hi), |all, range| (all.0.min(range.0), all.1.max(range.1)));
+        let merged =
+            self.0[from..to].iter().fold((lo, hi), |all, range| (all.0.min(range.0), all.1.max(range.1)));
         self.0.splice(from..to, [merged]);
     }
 
@@ -166,7 +167,8 @@ mod tests {
 
     #[test]
     fn a_peer_can_send_no_ranges_that_break_the_set() {
-        for bad in [&[(0, 1)][..], &[(2, 1)], &[(1, 3), (3, 4)], &[(5, 6), (1, 2)], &[(1, u64::MAX), (1, 2)]] {
+        for bad in [&[(0, 1)][..], &[(2, 1)], &[(1, 3), (3, 4)], &[(5, 6), (1, 2)], &[(1, u64::MAX), (1, 2)]]
+        {
             assert_eq!(Ranges::from_wire(bad), None, "{bad:?}");
         }
         let all = Ranges::from_wire(&[(1, u64::MAX)]).unwrap();

@@ -23,7 +23,8 @@ use crate::{
         codec::{self, Malformed, Packet},
         limits,
         message::{
-            Accusation, Covers, Dots, Forget, MemberRow, Open, RecordBatch, SignedClaim, Standing, Wants, kind,
+            Accusation, Covers, Dots, Forget, MemberRow, Open, RecordBatch, SignedClaim, Standing, Wants,
+            kind,
         },
     },
 };
@@ -220,7 +221,13 @@ impl Protocol {
         self.timers.set(Timer::Stalled(stream), now.time + STALLED);
     }
 
-    fn on_frame(&mut self, peer: &NodeId, stream: StreamId, frame: &Bytes, now: Now) -> Result<(), Malformed> {
+    fn on_frame(
+        &mut self,
+        peer: &NodeId,
+        stream: StreamId,
+        frame: &Bytes,
+        now: Now,
+    ) -> Result<(), Malformed> {
         let parts = codec::parts(frame)?;
         self.progress(stream, now);
         for (kind, body) in parts {
@@ -283,7 +290,8 @@ impl Protocol {
             let row = self.exchanges.get(&stream)?.rows.get(&body.node_id)?;
             ((row.epoch, row.incarnation) == (body.epoch, body.incarnation)).then(|| row.clone())
         });
-        let told = row.map_or(Told::Relayed, |row| Told::Row(row.standing, Duration::from_millis(row.since_ms)));
+        let told =
+            row.map_or(Told::Relayed, |row| Told::Row(row.standing, Duration::from_millis(row.since_ms)));
         let news = self.hear_claim(peer, signed, told, now) == Claimed::News;
         // Two halves that meet: what one of this half learns, all of it must. A joiner learns what all know.
         if news && self.synced.is_some() {
@@ -347,7 +355,10 @@ impl Protocol {
         let open = Open {
             clock: self.store.clock(),
             members: self.members.hash(),
-            types: types.iter().map(|state_type| (state_type.into(), self.store.digest(state_type))).collect(),
+            types: types
+                .iter()
+                .map(|state_type| (state_type.into(), self.store.digest(state_type)))
+                .collect(),
         };
         let mut packet = Packet::new();
         packet.push(kind::OPEN, &open);
@@ -361,12 +372,15 @@ impl Protocol {
         let Some(open) = &exchange.opened else { return };
         let theirs: BTreeMap<StateType, u64> =
             open.types.iter().map(|(name, digest)| (StateType::from(name), *digest)).collect();
-        let disabled = self.members.get(&exchange.peer).map(|member| member.disabled.clone()).unwrap_or_default();
+        let disabled =
+            self.members.get(&exchange.peer).map(|member| member.disabled.clone()).unwrap_or_default();
         let mut types = self.store.types();
         types.extend(theirs.keys().filter(|of| !self.config.disabled.contains(*of)).cloned());
         types.sort_unstable();
         types.dedup();
-        types.retain(|of| !disabled.contains(of) && self.store.digest(of) != theirs.get(of).copied().unwrap_or(0));
+        types.retain(|of| {
+            !disabled.contains(of) && self.store.digest(of) != theirs.get(of).copied().unwrap_or(0)
+        });
         if self.members.hash() != open.members {
             for rows in self.rows().chunks(ROWS_PER_FRAME) {
                 self.frame_wants(stream, &Wants { members: Some(rows.to_vec()), ..Wants::default() });
@@ -443,7 +457,9 @@ impl Protocol {
         }
         let mut vectors: BTreeMap<StateType, Vector> = BTreeMap::new();
         for dots in &wants.vectors {
-            if let (Some(of), Some(ranges)) = (self.kept_type(&dots.state_type), Ranges::from_wire(&dots.ranges)) {
+            if let (Some(of), Some(ranges)) =
+                (self.kept_type(&dots.state_type), Ranges::from_wire(&dots.ranges))
+            {
                 vectors.entry(of).or_default().insert((dots.source.clone(), dots.epoch), ranges);
             }
         }
@@ -551,7 +567,12 @@ impl Protocol {
             if had.is_some_and(|had| ranges.minus(had).is_empty()) {
                 continue;
             }
-            covers.vectors.push(Dots { state_type: (&state_type).into(), source, epoch, ranges: ranges.to_wire() });
+            covers.vectors.push(Dots {
+                state_type: (&state_type).into(),
+                source,
+                epoch,
+                ranges: ranges.to_wire(),
+            });
             if covers.vectors.len() >= ENTRIES_PER_FRAME {
                 packet.push(kind::COVERS, &covers);
                 covers.vectors.clear();
@@ -564,7 +585,8 @@ impl Protocol {
     }
 
     fn end_if_complete(&mut self, stream: StreamId, now: Now) {
-        let complete = self.exchanges.get(&stream).is_some_and(|exchange| exchange.told_all && exchange.heard_all);
+        let complete =
+            self.exchanges.get(&stream).is_some_and(|exchange| exchange.told_all && exchange.heard_all);
         if !complete {
             return;
         }

@@ -5,11 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     Error, EventData, EventKind, NodeId, NodeStatus, Options, StateChange, StateType, SyncableState, Value,
-    proto::{
-        Now, Output, Protocol, lamport,
-        store::Effect,
-        timers::Timer,
-    },
+    proto::{Now, Output, Protocol, lamport, store::Effect, timers::Timer},
     wire::limits,
 };
 
@@ -70,12 +66,7 @@ impl Protocol {
         Ok(accepted)
     }
 
-    pub(crate) fn remove(
-        &mut self,
-        state_type: &StateType,
-        key: &str,
-        now: Now,
-    ) -> Option<SyncableState> {
+    pub(crate) fn remove(&mut self, state_type: &StateType, key: &str, now: Now) -> Option<SyncableState> {
         self.enter(now);
         let mut effects = Vec::new();
         let removed = self.store.remove(state_type, key, now, &mut effects);

@@ -129,7 +129,13 @@ impl Store {
     }
 
     /// Puts a record in if it wins, and keeps every index in step.
-    fn place(&mut self, state_type: &StateType, key: &str, record: Record, effects: &mut Vec<Effect>) -> bool {
+    fn place(
+        &mut self,
+        state_type: &StateType,
+        key: &str,
+        record: Record,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
         let new = record.to_state(state_type, key);
         let (deleted, since, expires, source) =
             (record.deleted, record.since, record.expires, record.source.clone());
@@ -192,7 +198,8 @@ impl Store {
             timestamp_ms: wall_ms(state.timestamp),
             ..self.own(state.deleted, value, now)
         };
-        let held = self.tables.get(&state.state_type).and_then(|table| table.held(&state.key, &self.config.me));
+        let held =
+            self.tables.get(&state.state_type).and_then(|table| table.held(&state.key, &self.config.me));
         let loses = held.is_some_and(|held| {
             if state.state_type.is_per_node() {
                 return held.version >= record.version;
@@ -362,7 +369,9 @@ impl Store {
                 outcome.known += 1;
             } else if own {
                 outcome.forged = true;
-            } else if !is_valid(record, now) || !self.learn(&state_type, &batch.source, batch.epoch, record.seq) {
+            } else if !is_valid(record, now)
+                || !self.learn(&state_type, &batch.source, batch.epoch, record.seq)
+            {
                 outcome.refused.push(record.seq);
             } else {
                 outcome.new_dots = true;
@@ -374,7 +383,9 @@ impl Store {
                 }
             }
         }
-        if let Some(carried) = Ranges::from_wire(&batch.carried).filter(|_| !own && outcome.refused.is_empty()) {
+        if let Some(carried) =
+            Ranges::from_wire(&batch.carried).filter(|_| !own && outcome.refused.is_empty())
+        {
             outcome.new_dots |= self.learn_all(&state_type, &batch.source, batch.epoch, &carried);
         }
         outcome
@@ -396,7 +407,10 @@ impl Store {
             timestamp_ms: record.timestamp_ms,
             deleted: record.deleted,
             since: now.time,
-            expires: record.ttl_ms.filter(|_| !record.deleted).map(|ttl| now.time + Duration::from_millis(ttl)),
+            expires: record
+                .ttl_ms
+                .filter(|_| !record.deleted)
+                .map(|ttl| now.time + Duration::from_millis(ttl)),
             value: if record.deleted { Bytes::new() } else { record.value.clone() },
         };
         let state = held.to_state(state_type, &record.key);
@@ -502,7 +516,10 @@ impl Store {
 
     /// The same for all types but some.
     pub(crate) fn digest_all(&self, except: &BTreeSet<StateType>) -> u64 {
-        let types = self.tables.iter().filter(|(state_type, table)| table.digest() != 0 && !except.contains(*state_type));
+        let types = self
+            .tables
+            .iter()
+            .filter(|(state_type, table)| table.digest() != 0 && !except.contains(*state_type));
         types.fold(0, |all: u64, (state_type, table)| {
             let mut hasher = SipHasher13::new_with_keys(self.config.hash_key.0, self.config.hash_key.1);
             hasher.write(state_type.as_str().as_bytes());
@@ -589,7 +606,11 @@ impl Store {
 /// What readers see.
 impl Store {
     /// The live record that counts under a key, with its dot; of a per-node type, this node's own.
-    pub(crate) fn held(&self, state_type: &StateType, key: &str) -> Option<(NodeId, u64, u64, SyncableState)> {
+    pub(crate) fn held(
+        &self,
+        state_type: &StateType,
+        key: &str,
+    ) -> Option<(NodeId, u64, u64, SyncableState)> {
         let record = self.tables.get(state_type)?.held(key, &self.config.me).filter(|held| !held.deleted)?;
         Some((record.source.clone(), record.epoch, record.seq, record.to_state(state_type, key)))
     }
@@ -646,7 +667,11 @@ impl Store {
     /// Forgets tombstones older than their time; the vector still knows their dots. How many.
     pub(crate) fn collect(&mut self, now: Now) -> usize {
         let mut collected = 0;
-        while self.tombstones.first().is_some_and(|(since, ..)| now.time.since(*since) >= self.config.tombstone_ttl) {
+        while self
+            .tombstones
+            .first()
+            .is_some_and(|(since, ..)| now.time.since(*since) >= self.config.tombstone_ttl)
+        {
             let Some((_, state_type, key, source)) = self.tombstones.pop_first() else { break };
             self.table(&state_type).remove(&key, &source);
             collected += 1;

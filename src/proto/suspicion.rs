@@ -72,6 +72,11 @@ impl Suspicion {
         self.confirmations() <= self.needed
     }
 
+    /// Whether as many have confirmed it as count.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.confirmations() >= self.needed
+    }
+
     /// Accusers besides the first.
     pub(crate) fn confirmations(&self) -> usize {
         self.accusers.len() - 1

@@ -102,7 +102,8 @@ impl Timers {
 
     /// Puts off those that `which` names, by `delay`.
     pub(crate) fn put_off(&mut self, delay: Duration, which: impl Fn(&Timer) -> bool) {
-        let moved: Vec<_> = self.at.iter().filter(|(timer, _)| which(timer)).map(|(t, at)| (t.clone(), *at)).collect();
+        let moved: Vec<_> =
+            self.at.iter().filter(|(timer, _)| which(timer)).map(|(t, at)| (t.clone(), *at)).collect();
         for (timer, at) in moved {
             self.set(timer, at + delay);
         }

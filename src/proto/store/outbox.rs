@@ -36,7 +36,14 @@ impl Outbox {
         self.bytes
     }
 
-    pub(super) fn push(&mut self, state_type: &StateType, key: &Arc<str>, seq: u64, size: usize, urgent: bool) {
+    pub(super) fn push(
+        &mut self,
+        state_type: &StateType,
+        key: &Arc<str>,
+        seq: u64,
+        size: usize,
+        urgent: bool,
+    ) {
         let place = (state_type.clone(), Arc::clone(key));
         let mut dirty = if let Some(mut before) = self.keys.remove(&place) {
             before.carried.insert(before.seq);
@@ -56,7 +63,10 @@ impl Outbox {
     }
 
     /// The next to be spread, if it is of `state_type`; of any if that is `None`.
-    pub(super) fn pop(&mut self, state_type: Option<&StateType>) -> Option<(StateType, Arc<str>, Dirty, bool)> {
+    pub(super) fn pop(
+        &mut self,
+        state_type: Option<&StateType>,
+    ) -> Option<(StateType, Arc<str>, Dirty, bool)> {
         let (place, (next, _)) = self.order.first_key_value()?;
         if state_type.is_some_and(|wanted| wanted != next) {
             return None;

@@ -12,11 +12,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::{
     NodeId, StateType, SyncableState, Value,
-    proto::{
-        Time,
-        ranges::Ranges,
-        time::wall_time,
-    },
+    proto::{Time, ranges::Ranges, time::wall_time},
 };
 
 /// What is known of a type: for each source and epoch, the dots.
@@ -122,7 +118,8 @@ impl Table {
 
     /// Puts a record under a key, if it wins there.
     pub(super) fn place(&mut self, key: &str, record: Record) -> Placed {
-        let key: Arc<str> = self.registers.get_key_value(key).map_or_else(|| key.into(), |(key, _)| Arc::clone(key));
+        let key: Arc<str> =
+            self.registers.get_key_value(key).map_or_else(|| key.into(), |(key, _)| Arc::clone(key));
         if self.held(&key, &record.source).is_some_and(|held| !Self::wins(self.per_node, &record, held)) {
             return Placed::Lost;
         }
@@ -168,7 +165,8 @@ impl Table {
 
     /// Turns a record into a tombstone where it stands: it has expired.
     pub(super) fn wither(&mut self, key: &str, source: &NodeId, now: Time) -> Option<Record> {
-        let before = self.held(key, source).filter(|record| record.source == *source && !record.deleted)?.clone();
+        let before =
+            self.held(key, source).filter(|record| record.source == *source && !record.deleted)?.clone();
         self.count(key, &before, false);
         if let Some(record) = self.held_mut(key, source) {
             record.deleted = true;
@@ -206,7 +204,13 @@ impl Table {
     }
 
     /// The records of a source's epoch with these dots, in their order.
-    pub(super) fn at(&self, source: &NodeId, epoch: u64, lo: u64, hi: u64) -> impl Iterator<Item = (&Arc<str>, &Record)> {
+    pub(super) fn at(
+        &self,
+        source: &NodeId,
+        epoch: u64,
+        lo: u64,
+        hi: u64,
+    ) -> impl Iterator<Item = (&Arc<str>, &Record)> {
         let range = (source.clone(), epoch, lo)..=(source.clone(), epoch, hi);
         self.dots.range(range).filter_map(|((source, ..), key)| Some((key, self.held(key, source)?)))
     }
@@ -273,7 +277,10 @@ impl Table {
             }
             dots.insert((record.source.clone(), record.epoch, record.seq), Arc::clone(key));
             let known = self.ranges(&record.source, record.epoch);
-            assert!(known.is_some_and(|known| known.contains(record.seq)), "a record outside the vector: {key}");
+            assert!(
+                known.is_some_and(|known| known.contains(record.seq)),
+                "a record outside the vector: {key}"
+            );
         }
         for ((source, epoch), ranges) in &self.vector {
             digest = digest.wrapping_add(self.entry_hash(source, *epoch, ranges));

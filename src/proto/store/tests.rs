@@ -150,7 +150,10 @@ fn what_a_peer_may_not_send_is_refused_and_stays_unknown() {
         ("a key too long", spoilt(|batch| batch.records[0].key = "k".repeat(513))),
         ("a value that is none", spoilt(|batch| batch.records[0].value = Bytes::from_static(b"\xc1"))),
         ("a value cut short", spoilt(|batch| batch.records[0].value = Bytes::from_static(b"\xa5ab"))),
-        ("a version beyond the bound", spoilt(|batch| batch.records[0].version = lamport::bound(WALL_MS) + 1)),
+        (
+            "a version beyond the bound",
+            spoilt(|batch| batch.records[0].version = lamport::bound(WALL_MS) + 1),
+        ),
         ("an epoch days ahead", spoilt(|batch| batch.epoch = WALL_MS + EPOCH_AHEAD_MS + 1)),
         ("the dot 0", spoilt(|batch| batch.records[0].seq = 0)),
         ("a dot that could wrap", spoilt(|batch| batch.records[0].seq = u64::MAX)),
@@ -221,7 +224,8 @@ fn a_peer_cannot_make_more_gaps_than_the_bound() {
     put(&mut a, &routes(), "x", 1);
     let mut batch = take(&mut a);
     let one = batch.records[0].clone();
-    batch.records = (1..=2_000).map(|seq| WireRecord { seq: seq * 2, key: seq.to_string(), ..one.clone() }).collect();
+    batch.records =
+        (1..=2_000).map(|seq| WireRecord { seq: seq * 2, key: seq.to_string(), ..one.clone() }).collect();
     let mut b = store("b");
     let outcome = merge(&mut b, &batch);
     assert_eq!((outcome.accepted, outcome.refused.len()), (1_024, 976));
