@@ -4,7 +4,7 @@
 //! `World` here · `process` one node's core, fed and drained · `network` connections, dials, streams · `faults` what
 //! goes wrong · `check` what must hold all the same · `trace` what happened · `view` what tests ask
 
-mod check;
+pub(crate) mod check;
 mod faults;
 mod network;
 mod process;

@@ -32,6 +32,7 @@ fn five_nodes_join_through_one_seed() {
     seeds(0..8, |world| {
         world.start(5);
         world.run_until(Duration::from_secs(5), World::all_agree);
+        world.run(Duration::from_secs(1));
         let synced = |id| world.process(id).record.synced.is_some();
         assert!(world.names[1..].iter().all(synced));
     });
