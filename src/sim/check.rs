@@ -30,7 +30,12 @@ pub(crate) struct Checks {
 
 impl Checks {
     /// A member's epoch and incarnation, in the eyes of one process, never go back.
-    pub(crate) fn see_life(&mut self, observer: Pid, member: &NodeId, life: (u64, u64)) -> Result<(), String> {
+    pub(crate) fn see_life(
+        &mut self,
+        observer: Pid,
+        member: &NodeId,
+        life: (u64, u64),
+    ) -> Result<(), String> {
         let seen = self.lives.entry((observer, member.clone())).or_default();
         if life < *seen {
             return Err(format!("{member} went back from epoch and incarnation {seen:?} to {life:?}"));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::{
     NodeId,
+    proto::Protocol,
     sim::{Pid, Step, World, micros},
 };
 
@@ -109,7 +110,7 @@ impl World {
         self.checks.leaves(node);
         self.last_leave = self.now;
         self.procs[pid].leaving = true;
-        self.command(pid, |core, now| core.leave(now));
+        self.command(pid, Protocol::leave);
     }
 
     /// Draws faults for the next `span` from the sim seed; at its end all links are whole.
@@ -150,7 +151,9 @@ impl World {
                     self.restart(&back);
                 }
             }
-            Planned::Partition if self.cuts.is_empty() && self.now > self.last_leave + micros(LEAVE_APART) => {
+            Planned::Partition
+                if self.cuts.is_empty() && self.now > self.last_leave + micros(LEAVE_APART) =>
+            {
                 let mut names = self.names.clone();
                 self.rng.shuffle(&mut names);
                 let at = self.rng.usize(1..names.len());

@@ -1,10 +1,12 @@
 //! A deterministic simulation of many nodes in one thread: virtual time, one heap of events, all randomness from
 //! one sim seed. What fails once fails again with the same seed.
 //!
-//! `World` here · `process` one node's core, fed and drained · `network` connections, dials, streams · `faults` what
-//! goes wrong · `check` what must hold all the same · `trace` what happened · `view` what tests ask
+//! `World` here · `process` one node's core, fed and drained · `admission` how connections begin ·
+//! `network` how they live and end · `faults` what goes wrong · `check` what must hold all the same ·
+//! `trace` what happened · `view` what tests do and ask
 
-pub(crate) mod check;
+mod admission;
+mod check;
 mod faults;
 mod network;
 mod process;
@@ -23,9 +25,10 @@ use std::{
 
 pub(crate) use self::faults::Fault;
 use self::{
+    admission::Dial,
     check::Checks,
     faults::Planned,
-    network::{Conn, Dial, Lane, LaneKey},
+    network::{Conn, Lane, LaneKey},
     process::{Input, Process},
     trace::Trace,
 };
@@ -47,8 +50,8 @@ const SEED_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LinkSettings {
     pub(crate) delay: Duration,
-    /// The part of the delay by which it varies, up and down.
-    pub(crate) jitter: f64,
+    /// By how much of itself the delay varies, up and down; 100 at most.
+    pub(crate) jitter_percent: u64,
     pub(crate) loss: f64,
     pub(crate) duplicate: f64,
     pub(crate) reorder: f64,
@@ -125,7 +128,7 @@ impl World {
             sequence: 0,
             secret,
             settings: tests_support::config("n00"),
-            link: LinkSettings { delay, jitter: 0.2, loss: 0.0, duplicate: 0.0, reorder: 0.0 },
+            link: LinkSettings { delay, jitter_percent: 20, loss: 0.0, duplicate: 0.0, reorder: 0.0 },
             wall_offsets: BTreeMap::new(),
             names: Vec::new(),
             current: BTreeMap::new(),
@@ -231,8 +234,8 @@ impl World {
     }
 }
 
-/// Runs `test` in one world for each sim seed of the band. `PHALANX_SIM_SEED` runs one seed, `PHALANX_SIM_SEEDS=0..200`
-/// another band.
+/// Runs `test` in one world for each sim seed of the band. `PHALANX_SIM_SEED` runs one seed,
+/// `PHALANX_SIM_SEEDS=0..200` another band.
 pub(crate) fn seeds(band: Range<u64>, test: impl Fn(&mut World)) {
     for seed in band_asked_for().unwrap_or(band) {
         let mut world = World::new(seed);

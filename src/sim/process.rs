@@ -14,7 +14,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::{
     ClusterEvent, EventData, NodeId, Spread, StateChange, SyncableState,
-    proto::{Now, Output, ProtocolConfig, Protocol, StreamInput, Time, Vouch},
+    proto::{Now, Output, Protocol, ProtocolConfig, StreamInput, Time, Vouch},
     sim::{Pid, SEED_INTERVAL, Step, WALL_BASE_MS, World, check::Checks, trace},
     wire::{CloseCode, StreamId, hello::Introduction},
 };
@@ -205,7 +205,7 @@ impl World {
     fn look(&mut self, pid: Pid, told: bool) {
         let process = &mut self.procs[pid];
         process.steps += 1;
-        if !told && process.steps % LOOK_EVERY != 0 {
+        if !told && !process.steps.is_multiple_of(LOOK_EVERY) {
             return;
         }
         let name = process.id.clone();

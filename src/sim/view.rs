@@ -90,7 +90,13 @@ impl World {
     }
 
     /// Writes as the node's user does.
-    pub(crate) fn broadcast(&mut self, node: &NodeId, state_type: &StateType, key: &str, value: &str) -> SyncableState {
+    pub(crate) fn broadcast(
+        &mut self,
+        node: &NodeId,
+        state_type: &StateType,
+        key: &str,
+        value: &str,
+    ) -> SyncableState {
         self.types.insert(state_type.clone());
         let value = Value::encode(value).expect("a text can be encoded");
         let pid = self.pid_of(node);
@@ -98,7 +104,12 @@ impl World {
             .expect("a short record is accepted")
     }
 
-    pub(crate) fn remove(&mut self, node: &NodeId, state_type: &StateType, key: &str) -> Option<SyncableState> {
+    pub(crate) fn remove(
+        &mut self,
+        node: &NodeId,
+        state_type: &StateType,
+        key: &str,
+    ) -> Option<SyncableState> {
         let pid = self.pid_of(node);
         self.command(pid, |core, now| core.remove(state_type, key, now))
     }
@@ -161,7 +172,9 @@ impl World {
     /// Every record of another node that a live node holds was handed to its provider.
     pub(crate) fn all_applied(&self) -> Result<(), String> {
         for id in self.live() {
-            for record in self.types.iter().flat_map(|state_type| self.process(&id).core.remote_states(state_type)) {
+            for record in
+                self.types.iter().flat_map(|state_type| self.process(&id).core.remote_states(state_type))
+            {
                 if !self.checks.was_applied(self.pid_of(&id), &record) {
                     return Err(format!("{id} holds {record:?}, which no provider was handed"));
                 }

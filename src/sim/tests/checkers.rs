@@ -68,7 +68,8 @@ fn agreed() -> (Vec<View>, Checks, BTreeSet<NodeId>) {
         (id("gone"), (NodeStatus::Left, 1, 1)),
     ]);
     let states = BTreeMap::from([((StateType::DRAIN, "k".into(), id("a")), (1, vec![1]))]);
-    let view = |observer: &str| View { observer: observer.into(), members: members.clone(), states: states.clone() };
+    let view =
+        |observer: &str| View { observer: observer.into(), members: members.clone(), states: states.clone() };
     (vec![view("a"), view("b")], checks, BTreeSet::from([id("a"), id("b")]))
 }
 
@@ -81,12 +82,12 @@ fn agreement_is_agreement() {
 #[test]
 fn every_difference_is_found() {
     let lies: [fn(&mut View); 8] = [
-        |view| drop(view.members.insert(id("a"), (NodeStatus::Suspect, 1, 0))),
-        |view| drop(view.members.insert(id("a"), (NodeStatus::Alive, 1, 1))),
-        |view| drop(view.members.insert(id("a"), (NodeStatus::Alive, 2, 0))),
-        |view| drop(view.members.remove(&id("a"))),
-        |view| drop(view.members.insert(id("dead"), (NodeStatus::Alive, 1, 0))),
-        |view| drop(view.members.insert(id("gone"), (NodeStatus::Dead, 1, 1))),
+        |view| _ = view.members.insert(id("a"), (NodeStatus::Suspect, 1, 0)),
+        |view| _ = view.members.insert(id("a"), (NodeStatus::Alive, 1, 1)),
+        |view| _ = view.members.insert(id("a"), (NodeStatus::Alive, 2, 0)),
+        |view| _ = view.members.remove(&id("a")),
+        |view| _ = view.members.insert(id("dead"), (NodeStatus::Alive, 1, 0)),
+        |view| _ = view.members.insert(id("gone"), (NodeStatus::Dead, 1, 1)),
         |view| view.states.clear(),
         |view| view.states.values_mut().for_each(|state| state.0 += 1),
     ];

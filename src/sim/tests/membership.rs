@@ -124,7 +124,9 @@ fn a_second_process_with_an_id_that_lives_is_refused() {
         let twin = world.start_twin(&nodes[2]);
         world.run(secs(10));
         assert!(world.procs[twin].core.nodes().len() == 1, "the twin has got in");
-        assert!(world.refused.iter().any(|(_, pid, _, code)| *pid == twin && *code == CloseCode::DUPLICATE_ID));
+        assert!(
+            world.refused.iter().any(|(_, pid, _, code)| *pid == twin && *code == CloseCode::DUPLICATE_ID)
+        );
         for observer in world.live() {
             assert_eq!(world.info(&observer, &nodes[2]).map(|info| info.epoch), Some(epoch));
         }
