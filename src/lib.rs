@@ -44,6 +44,8 @@ mod net;
 mod node;
 mod proto;
 mod provider;
+#[cfg(test)]
+mod sim;
 mod state;
 mod stats;
 mod wire;

@@ -1,0 +1,277 @@
+//! A deterministic simulation of many nodes in one thread: virtual time, one heap of events, all randomness from
+//! one sim seed. What fails once fails again with the same seed.
+//!
+//! `World` here · `process` one node's core, fed and drained · `admission` how connections begin ·
+//! `network` how they live and end · `faults` what goes wrong · `check` what must hold all the same ·
+//! `trace` what happened · `view` what tests do and ask
+
+mod admission;
+mod check;
+mod faults;
+mod network;
+mod process;
+mod tests;
+mod trace;
+mod view;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    net::SocketAddr,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    time::Duration,
+};
+
+pub(crate) use self::faults::Fault;
+use self::{
+    admission::Dial,
+    check::Checks,
+    faults::Planned,
+    network::{Conn, Lane, LaneKey},
+    process::{Input, Process},
+    trace::Trace,
+};
+use crate::{
+    NodeId, StateType,
+    proto::{ProtocolConfig, tests_support},
+    wire::CloseCode,
+};
+
+/// A process, by its place in the world's list; never used twice.
+pub(crate) type Pid = usize;
+
+/// The virtual wall clock at the world's beginning: 2026-01-01.
+const WALL_BASE_MS: u64 = 1_767_225_600_000;
+/// How often a process looks for seeds that it is not connected to.
+const SEED_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How links behave. Loss, duplication and reordering are chances of one datagram.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinkSettings {
+    pub(crate) delay: Duration,
+    /// By how much of itself the delay varies, up and down; 100 at most.
+    pub(crate) jitter_percent: u64,
+    pub(crate) loss: f64,
+    pub(crate) duplicate: f64,
+    pub(crate) reorder: f64,
+}
+
+/// What happens next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// A process is woken; stale unless the moment is still the one it waits for.
+    Wake(Pid),
+    Resume(Pid),
+    Input(Pid, Input),
+    /// A process looks for its seeds.
+    Seeds(Pid),
+    Datagram { conn: usize, to: usize, bytes: bytes::Bytes },
+    /// The next parcel of a stream is due.
+    Parcel(LaneKey),
+    Dial(usize),
+    Welcome(usize),
+    /// A close frame reaches that end.
+    Closed { conn: usize, end: usize, code: CloseCode },
+    /// That end hears from a host which knows nothing of the connection.
+    StatelessReset { conn: usize, end: usize },
+    KeepAlive(usize),
+    Fault(Planned),
+}
+
+/// Many nodes, the network between them, and what has become of both.
+pub(crate) struct World {
+    pub(crate) seed: u64,
+    pub(crate) rng: fastrand::Rng,
+    /// Microseconds since the world's beginning.
+    pub(crate) now: u64,
+    steps: BTreeMap<(u64, u64), Step>,
+    sequence: u64,
+    secret: u64,
+    /// What nodes are started with; id, address and epoch are set for each.
+    pub(crate) settings: ProtocolConfig,
+    pub(crate) link: LinkSettings,
+    /// How far nodes' wall clocks are off, by name.
+    pub(crate) wall_offsets: BTreeMap<NodeId, i64>,
+
+    /// Every name that was started, in order.
+    pub(crate) names: Vec<NodeId>,
+    current: BTreeMap<NodeId, Pid>,
+    at_address: BTreeMap<SocketAddr, Pid>,
+    pub(crate) procs: Vec<Process>,
+    conns: Vec<Conn>,
+    dials: Vec<Dial>,
+    lanes: BTreeMap<LaneKey, Lane>,
+    cuts: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// Dials that were refused: the dialler's name and process, whom it dialled, and why.
+    pub(crate) refused: Vec<(NodeId, Pid, SocketAddr, CloseCode)>,
+    /// Messages that had no connection to go by.
+    pub(crate) unsent: u64,
+
+    faults: BTreeMap<Fault, u64>,
+    last_leave: u64,
+    checks: Checks,
+    trace: Trace,
+    types: BTreeSet<StateType>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x7068_616c_616e_7801);
+        let secret = rng.u64(..);
+        let delay = Duration::from_micros(250);
+        Self {
+            seed,
+            rng,
+            now: 0,
+            steps: BTreeMap::new(),
+            sequence: 0,
+            secret,
+            settings: tests_support::config("n00"),
+            link: LinkSettings { delay, jitter_percent: 20, loss: 0.0, duplicate: 0.0, reorder: 0.0 },
+            wall_offsets: BTreeMap::new(),
+            names: Vec::new(),
+            current: BTreeMap::new(),
+            at_address: BTreeMap::new(),
+            procs: Vec::new(),
+            conns: Vec::new(),
+            dials: Vec::new(),
+            lanes: BTreeMap::new(),
+            cuts: BTreeSet::new(),
+            refused: Vec::new(),
+            unsent: 0,
+            faults: BTreeMap::new(),
+            last_leave: 0,
+            checks: Checks::default(),
+            trace: Trace::new(),
+            types: BTreeSet::new(),
+        }
+    }
+
+    /// Lets virtual time pass.
+    pub(crate) fn run(&mut self, span: Duration) {
+        let end = self.now + micros(span);
+        while self.step_before(end) {}
+        self.now = end;
+    }
+
+    /// Runs until `done`, and says how long that took.
+    pub(crate) fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> Duration {
+        let (begin, end) = (self.now, self.now + micros(limit));
+        // A glance at everything is dear; a few times a millisecond is often enough.
+        let mut next_look = self.now;
+        loop {
+            if self.now >= next_look {
+                if done(self) {
+                    return Duration::from_micros(self.now - begin);
+                }
+                next_look = self.now + if self.now - begin < 1_000_000 { 500 } else { 10_000 };
+            }
+            if !self.step_before(end) {
+                self.now = end;
+                if done(self) {
+                    return limit;
+                }
+                let differ = self.disagreement().unwrap_or_else(|| "all agree, though".into());
+                panic!("not within {limit:?}; {differ}");
+            }
+        }
+    }
+
+    fn step_before(&mut self, end: u64) -> bool {
+        let Some((&(at, _), _)) = self.steps.first_key_value() else { return false };
+        if at > end {
+            return false;
+        }
+        let Some((_, step)) = self.steps.pop_first() else { return false };
+        self.now = at;
+        let checked = self.checks.step(at);
+        self.require("world", checked);
+        match step {
+            Step::Wake(pid) => {
+                if self.procs[pid].wake_at == Some(at) {
+                    self.wake(pid);
+                }
+            }
+            Step::Resume(pid) => self.resume(pid),
+            Step::Input(pid, input) => self.feed(pid, input),
+            Step::Seeds(pid) => self.look_for_seeds(pid),
+            Step::Datagram { conn, to, bytes } => self.datagram_arrives(conn, to, bytes),
+            Step::Parcel(key) => self.parcel_arrives(&key),
+            Step::Dial(dial) => self.dial_arrives(dial),
+            Step::Welcome(dial) => self.welcome_arrives(dial),
+            Step::Closed { conn, end, code } => self.close_arrives(conn, end, code),
+            Step::StatelessReset { conn, end } => self.lose_end(conn, end),
+            Step::KeepAlive(conn) => self.keep_alive(conn),
+            Step::Fault(planned) => self.carry_out(planned),
+        }
+        true
+    }
+
+    fn at(&mut self, delay: Duration, step: Step) {
+        self.at_micros(self.now + micros(delay), step);
+    }
+
+    fn at_micros(&mut self, at: u64, step: Step) {
+        self.sequence += 1;
+        self.steps.insert((at.max(self.now), self.sequence), step);
+    }
+
+    fn note(&mut self, who: &dyn Display, what: &str) {
+        self.trace.add(self.now, who, what);
+    }
+
+    /// Ends the run if a check has failed.
+    fn require(&mut self, who: &str, checked: Result<(), String>) {
+        if let Err(fault) = checked {
+            self.note(&who, &fault);
+            panic!("{who}: {fault}");
+        }
+    }
+
+    pub(crate) fn trace_hash(&self) -> u64 {
+        self.trace.hash()
+    }
+}
+
+/// Runs `test` in one world for each sim seed of the band. `PHALANX_SIM_SEED` runs one seed,
+/// `PHALANX_SIM_SEEDS=0..200` another band.
+pub(crate) fn seeds(band: Range<u64>, test: impl Fn(&mut World)) {
+    for seed in band_asked_for().unwrap_or(band) {
+        let mut world = World::new(seed);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(&mut world))) {
+            report(&world);
+            resume_unwind(panic);
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a failed run tells how to repeat it")]
+fn report(world: &World) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("sim");
+    let at = Duration::from_micros(world.now);
+    eprintln!(
+        "sim seed {} failed at {at:?} of virtual time; the last lines:\n{}\nfaults: {:?}\n\
+         replay: PHALANX_SIM_SEED={} cargo test --lib {name}",
+        world.seed,
+        world.trace.tail(),
+        world.faults,
+        world.seed,
+    );
+}
+
+fn band_asked_for() -> Option<Range<u64>> {
+    if let Ok(seed) = std::env::var("PHALANX_SIM_SEED") {
+        let seed: u64 = seed.parse().expect("PHALANX_SIM_SEED is a number");
+        return Some(seed..seed + 1);
+    }
+    let band = std::env::var("PHALANX_SIM_SEEDS").ok()?;
+    let (from, to) = band.split_once("..").expect("PHALANX_SIM_SEEDS is a range such as 0..200");
+    let number = |text: &str| text.parse().expect("PHALANX_SIM_SEEDS is a range of numbers");
+    Some(number(from)..number(to))
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,326 @@
+//! One node's process: its core, what it is fed, and what becomes of its outputs. Knows no link; what leaves the
+//! process goes to `network`.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    hash::Hasher as _,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use siphasher::sip::SipHasher13;
+
+use crate::{
+    ClusterEvent, EventData, NodeId, Spread, StateChange, SyncableState,
+    proto::{Now, Output, Protocol, ProtocolConfig, StreamInput, Time, Vouch},
+    sim::{Pid, SEED_INTERVAL, Step, WALL_BASE_MS, World, check::Checks, trace},
+    wire::{CloseCode, StreamId, hello::Introduction},
+};
+
+/// What reaches a core.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Message { from: NodeId, bytes: Bytes },
+    Stream { peer: NodeId, stream: StreamId, input: StreamInput },
+    Connected { peer: NodeId, introduction: Box<Introduction>, remote: SocketAddr, rtt: Duration },
+    Disconnected { peer: NodeId, code: CloseCode, by_peer: bool },
+    DialFailed { peer: NodeId },
+}
+
+/// What a core has told its host, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    /// When, and what.
+    pub(crate) events: Vec<(u64, ClusterEvent)>,
+    pub(crate) applied: Vec<SyncableState>,
+    pub(crate) changes: Vec<StateChange>,
+    pub(crate) failed: Vec<NodeId>,
+    pub(crate) asked_providers: u64,
+    pub(crate) confirmed: BTreeMap<u64, (u64, Spread)>,
+    pub(crate) synced: Option<usize>,
+    pub(crate) leave_spread: bool,
+    pub(crate) closes: Vec<(NodeId, CloseCode, &'static str)>,
+}
+
+/// A process: one life of a node.
+pub(crate) struct Process {
+    pub(crate) id: NodeId,
+    pub(crate) epoch: u64,
+    pub(crate) address: SocketAddr,
+    pub(crate) core: Protocol,
+    pub(crate) record: Record,
+    pub(crate) running: bool,
+    pub(crate) paused: bool,
+    pub(crate) leaving: bool,
+    pub(super) started: u64,
+    pub(super) wake_at: Option<u64>,
+    pub(super) inbox: VecDeque<Input>,
+    pub(super) seeds: Vec<SocketAddr>,
+    /// The connection to each peer.
+    pub(super) conns: BTreeMap<NodeId, usize>,
+    /// Dials on their way, and what is to be sent when they stand.
+    pub(super) dialling: BTreeMap<NodeId, (usize, Vec<Bytes>)>,
+    /// Streams by this side's number: connection and lane.
+    pub(super) streams: BTreeMap<StreamId, (usize, u64)>,
+    pub(super) last_stream: u64,
+    steps: u64,
+}
+
+impl Process {
+    pub(crate) fn is_running(&self) -> bool {
+        self.running
+    }
+}
+
+/// Steps between two looks at a core's whole member table; after an event it is looked at anyway.
+const LOOK_EVERY: u64 = 16;
+
+impl World {
+    pub(super) fn start_process(&mut self, id: NodeId, address: SocketAddr, seeds: Vec<SocketAddr>) -> Pid {
+        let pid = self.procs.len();
+        let epoch = self.wall_ms(&id);
+        let config = ProtocolConfig { node_id: id.clone(), address, epoch, ..self.settings.clone() };
+        let vouch = Arc::new(KeyedHashes { id: id.clone(), secret: self.secret });
+        let seed = self.rng.u64(..);
+        let core = Protocol::new(config, vouch, seed, Now { time: Time::ZERO, wall_ms: epoch });
+        self.note(&id, &format!("starts with epoch {epoch}"));
+        self.procs.push(Process {
+            id: id.clone(),
+            epoch,
+            address,
+            core,
+            record: Record::default(),
+            running: true,
+            paused: false,
+            leaving: false,
+            started: self.now,
+            wake_at: None,
+            inbox: VecDeque::new(),
+            seeds,
+            conns: BTreeMap::new(),
+            dialling: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            last_stream: 0,
+            steps: 0,
+        });
+        self.at_address.insert(address, pid);
+        self.current.insert(id, pid);
+        self.wake(pid);
+        self.at(Duration::ZERO, Step::Seeds(pid));
+        pid
+    }
+
+    fn wall_ms(&self, id: &NodeId) -> u64 {
+        let offset = self.wall_offsets.get(id).copied().unwrap_or(0);
+        (WALL_BASE_MS + self.now / 1_000).saturating_add_signed(offset)
+    }
+
+    pub(super) fn now_of(&self, pid: Pid) -> Now {
+        let process = &self.procs[pid];
+        Now { time: Time::from_micros(self.now - process.started), wall_ms: self.wall_ms(&process.id) }
+    }
+
+    /// Has a process do something by its user's order.
+    pub(crate) fn command<T>(&mut self, pid: Pid, order: impl FnOnce(&mut Protocol, Now) -> T) -> T {
+        let now = self.now_of(pid);
+        let answer = order(&mut self.procs[pid].core, now);
+        self.wake(pid);
+        answer
+    }
+
+    pub(super) fn feed(&mut self, pid: Pid, input: Input) {
+        let now = self.now_of(pid);
+        let process = &mut self.procs[pid];
+        if !process.running {
+            return;
+        }
+        if process.paused {
+            process.inbox.push_back(input);
+            return;
+        }
+        let core = &mut process.core;
+        let line = match &input {
+            Input::Message { from, bytes } => {
+                core.handle_message(from, bytes, now);
+                format!("{} bytes {:04x} from {from}", bytes.len(), trace::digest(bytes))
+            }
+            Input::Stream { peer, stream, input } => {
+                core.handle_stream(peer, *stream, input.clone(), now);
+                let what = match input {
+                    StreamInput::Frame(bytes) => format!("frame of {}", bytes.len()),
+                    other => format!("{other:?}"),
+                };
+                format!("stream {} with {peer}: {what}", stream.0)
+            }
+            Input::Connected { peer, introduction, remote, rtt } => {
+                core.handle_connected(peer, introduction, *remote, *rtt, now);
+                format!("connected to {peer}")
+            }
+            Input::Disconnected { peer, code, by_peer } => {
+                core.handle_disconnected(peer, *code, *by_peer, now);
+                format!("disconnected from {peer}: {}, by peer {by_peer}", code.name())
+            }
+            Input::DialFailed { peer } => {
+                core.handle_dial_failed(peer, now);
+                format!("dial of {peer} failed")
+            }
+        };
+        let name = process.id.clone();
+        self.note(&name, &line);
+        self.wake(pid);
+    }
+
+    /// Lets a core do what is due, performs what it asks for, and sees when it is to be woken next.
+    pub(super) fn wake(&mut self, pid: Pid) {
+        if !self.procs[pid].running || self.procs[pid].paused {
+            return;
+        }
+        let now = self.now_of(pid);
+        let process = &mut self.procs[pid];
+        process.core.handle_timeout(now);
+        let due = process.core.poll_timeout();
+        let name = process.id.clone();
+        self.require(name.as_str(), Checks::timers(due.map(Time::as_micros), now.time.as_micros()));
+        let mut told = false;
+        while let Some(output) = self.procs[pid].core.poll_output() {
+            told |= matches!(output, Output::Event(_));
+            self.perform(pid, output);
+            if !self.procs[pid].running {
+                return;
+            }
+        }
+        self.look(pid, told);
+        let process = &mut self.procs[pid];
+        let wake_at = process.core.poll_timeout().map(|due| due.as_micros().saturating_add(process.started));
+        if process.wake_at != wake_at {
+            process.wake_at = wake_at;
+            if let Some(at) = wake_at {
+                self.at_micros(at, Step::Wake(pid));
+            }
+        }
+    }
+
+    fn look(&mut self, pid: Pid, told: bool) {
+        let process = &mut self.procs[pid];
+        process.steps += 1;
+        if !told && !process.steps.is_multiple_of(LOOK_EVERY) {
+            return;
+        }
+        let name = process.id.clone();
+        for (member, info) in process.core.nodes() {
+            let checked = self.checks.see_life(pid, &member, (info.epoch, info.incarnation));
+            self.require(name.as_str(), checked);
+        }
+    }
+
+    fn perform(&mut self, pid: Pid, output: Output) {
+        let now = self.now;
+        let name = self.procs[pid].id.clone();
+        let record = &mut self.procs[pid].record;
+        match output {
+            Output::Send { to, bytes } => self.send(pid, &to, bytes),
+            Output::Dial { to, address } => self.dial(pid, Some(to), address),
+            Output::OpenStream { to, stream } => self.open_stream(pid, &to, stream),
+            Output::Frame { stream, bytes } => self.send_frame(pid, stream, bytes),
+            Output::Finish { stream } => self.finish_stream(pid, stream),
+            Output::Reset { stream } => self.reset_stream(pid, stream),
+            Output::Close { peer, code, reason } => {
+                record.closes.push((peer.clone(), code, reason));
+                self.note(&name, &format!("closes {peer}: {}, {reason}", code.name()));
+                self.close(pid, &peer, code);
+            }
+            Output::Event(event) => {
+                if !matches!(event.data, EventData::State { .. }) {
+                    self.note(&name, &format!("event {event}"));
+                }
+                let checked = self.checks.event(&event);
+                self.procs[pid].record.events.push((now, event));
+                self.require(name.as_str(), checked);
+            }
+            Output::Apply(state) => {
+                let checked = self.checks.apply(pid, &state);
+                self.procs[pid].record.applied.push(state);
+                self.require(name.as_str(), checked);
+            }
+            Output::Change(change) => record.changes.push(change),
+            Output::NodeFailed(node) => record.failed.push(node),
+            Output::AskProviders => record.asked_providers += 1,
+            Output::Confirmed { ticket, spread } => {
+                let before = record.confirmed.insert(ticket, (now, spread));
+                assert!(before.is_none(), "{name}: ticket {ticket} was confirmed twice");
+            }
+            Output::Synced { peers } => {
+                assert!(record.synced.is_none(), "{name}: synced twice");
+                record.synced = Some(peers);
+            }
+            Output::LeaveSpread => {
+                record.leave_spread = true;
+                self.note(&name, "has left");
+                let peers: Vec<_> = self.procs[pid].conns.keys().cloned().collect();
+                for peer in peers {
+                    self.close(pid, &peer, CloseCode::LEFT);
+                }
+                self.stop_process(pid);
+            }
+        }
+    }
+
+    /// The process is no more; whoever is connected to it will find out.
+    pub(super) fn stop_process(&mut self, pid: Pid) {
+        let process = &mut self.procs[pid];
+        process.running = false;
+        process.wake_at = None;
+        process.inbox.clear();
+        process.streams.clear();
+        process.dialling.clear();
+        let (address, conns) = (process.address, std::mem::take(&mut process.conns));
+        for conn in conns.into_values() {
+            self.silence(conn, pid);
+        }
+        if self.at_address.get(&address) == Some(&pid) {
+            self.at_address.remove(&address);
+        }
+    }
+
+    pub(super) fn look_for_seeds(&mut self, pid: Pid) {
+        if !self.procs[pid].running {
+            return;
+        }
+        if !self.procs[pid].paused && !self.procs[pid].leaving {
+            for address in self.procs[pid].seeds.clone().into_iter().take(3) {
+                self.dial(pid, None, address);
+            }
+        }
+        self.at(SEED_INTERVAL, Step::Seeds(pid));
+    }
+}
+
+/// Certificates and signatures as keyed hashes: whoever has no secret cannot make them.
+pub(crate) struct KeyedHashes {
+    id: NodeId,
+    secret: u64,
+}
+
+fn keyed_hash(secret: u64, node: &str, message: &[u8]) -> [u8; 8] {
+    let mut hasher = SipHasher13::new_with_keys(secret, 1);
+    hasher.write(node.as_bytes());
+    hasher.write_u8(0);
+    hasher.write(message);
+    hasher.finish().to_be_bytes()
+}
+
+impl Vouch for KeyedHashes {
+    fn chain(&self) -> Bytes {
+        Bytes::copy_from_slice(self.id.as_str().as_bytes())
+    }
+
+    fn sign(&self, message: &[u8]) -> Option<Bytes> {
+        Some(Bytes::copy_from_slice(&keyed_hash(self.secret, self.id.as_str(), message)))
+    }
+
+    fn verify(&self, node: &NodeId, chain: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        chain == node.as_str().as_bytes() && signature == keyed_hash(self.secret, node.as_str(), message)
+    }
+}

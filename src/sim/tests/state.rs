@@ -1,0 +1,129 @@
+//! Shared state: how far it comes, how fast, and what survives.
+
+use super::{ms, secs, settled};
+use crate::{
+    StateType,
+    sim::{Fault, World, seeds},
+};
+
+#[test]
+fn a_record_reaches_32_nodes_within_20_ms() {
+    seeds(0..4, |world| {
+        let nodes = settled(world, 32);
+        world.broadcast(&nodes[7], &StateType::DRAIN, "b1", "on");
+        world.run_until(ms(20), |world| world.all_read(&StateType::DRAIN, "b1", Some("on")));
+    });
+}
+
+#[test]
+fn a_record_reaches_32_nodes_within_1500_ms_through_five_percent_of_loss() {
+    seeds(0..4, |world| {
+        let nodes = settled(world, 32);
+        world.link.loss = 0.05;
+        for node in &nodes[..10] {
+            let key = format!("of {node}");
+            world.broadcast(node, &StateType::DRAIN, &key, "on");
+            world.run_until(ms(1_500), |world| world.all_read(&StateType::DRAIN, &key, Some("on")));
+        }
+        assert!(world.count(Fault::Loss) > 0);
+    });
+}
+
+#[test]
+fn who_was_away_gets_what_it_missed() {
+    seeds(0..4, |world| {
+        let nodes = settled(world, 5);
+        world.crash(&nodes[4]);
+        world.run(secs(5));
+        world.broadcast(&nodes[1], &StateType::DRAIN, "b1", "on");
+        world.run(secs(5));
+        world.restart(&nodes[4]);
+        world.run_until(secs(2), |world| world.all_read(&StateType::DRAIN, "b1", Some("on")));
+    });
+}
+
+#[test]
+fn both_halves_of_a_partition_get_what_the_other_wrote() {
+    seeds(0..4, |world| {
+        let nodes = settled(world, 6);
+        world.partition(&[&nodes[..3], &nodes[3..]]);
+        world.run(secs(40));
+        world.broadcast(&nodes[0], &StateType::DRAIN, "left", "on");
+        world.broadcast(&nodes[5], &StateType::DRAIN, "right", "on");
+        world.run(secs(5));
+        world.heal();
+        world.run_until(secs(60), |world| {
+            ["left", "right"].iter().all(|key| world.all_read(&StateType::DRAIN, key, Some("on")))
+        });
+    });
+}
+
+#[test]
+fn a_removal_reaches_everybody_and_an_old_record_does_not_undo_it() {
+    seeds(0..4, |world| {
+        let nodes = settled(world, 6);
+        world.broadcast(&nodes[1], &StateType::DRAIN, "b1", "on");
+        world.run(secs(1));
+        // One node misses the removal, and holds the old record when it comes back.
+        world.partition(&[&nodes[..5], &nodes[5..]]);
+        world.run(secs(1));
+        assert!(world.remove(&nodes[2], &StateType::DRAIN, "b1").is_some());
+        world.run(secs(30));
+        assert_eq!(world.text(&nodes[5], &StateType::DRAIN, "b1").as_deref(), Some("on"));
+        world.heal();
+        world.run_until(secs(60), |world| world.all_read(&StateType::DRAIN, "b1", None));
+        world.run(secs(30));
+        assert!(world.all_read(&StateType::DRAIN, "b1", None));
+    });
+}
+
+#[test]
+fn each_node_has_a_register_of_its_own() {
+    seeds(0..4, |world| {
+        let nodes = settled(world, 4);
+        for node in &nodes {
+            world.broadcast(node, &StateType::CONNTRACK, "c", node.as_str());
+        }
+        world.run_until(secs(1), |world| {
+            nodes.iter().all(|id| world.process(id).core.states(&StateType::CONNTRACK).len() == nodes.len())
+        });
+        world.run_until(secs(1), World::all_agree);
+    });
+}
+
+#[test]
+fn who_joins_late_gets_everything_and_says_so() {
+    seeds(0..4, |world| {
+        let nodes = settled(world, 4);
+        for key in 0..2_000 {
+            world.broadcast(&nodes[key % 4], &StateType::CONNTRACK, &format!("c{key}"), "up");
+        }
+        world.run_until(secs(20), World::all_agree);
+        let late = world.start(1).remove(0);
+        world.run_until(secs(5), |world| world.process(&late).record.synced.is_some());
+        assert_eq!(world.process(&late).core.states(&StateType::CONNTRACK).len(), 2_000);
+        assert_eq!(world.all_applied(), Ok(()));
+    });
+}
+
+#[test]
+fn a_confirmation_names_who_has_it_and_who_has_not() {
+    seeds(0..4, |world| {
+        let nodes = settled(world, 5);
+        world.partition(&[&nodes[..4], &nodes[4..]]);
+        world.broadcast(&nodes[0], &StateType::DRAIN, "b1", "on");
+        let pid = world.pid_of(&nodes[0]);
+        // Before anyone is suspected: a suspect is neither among the reached nor among the missing.
+        world.command(pid, |core, now| core.confirm(&StateType::DRAIN, "b1", ms(400), 7, now));
+        world.run_until(secs(1), |world| world.process(&nodes[0]).record.confirmed.contains_key(&7));
+        let (_, spread) = &world.process(&nodes[0]).record.confirmed[&7];
+        assert_eq!(spread.reached, nodes[..4].iter().cloned().collect());
+        assert_eq!(spread.missing, nodes[4..].iter().cloned().collect());
+        world.heal();
+        world.run(secs(20));
+        world.command(pid, |core, now| core.confirm(&StateType::DRAIN, "b1", secs(1), 8, now));
+        world.run_until(secs(1), |world| world.process(&nodes[0]).record.confirmed.contains_key(&8));
+        let (_, spread) = &world.process(&nodes[0]).record.confirmed[&8];
+        assert!(spread.missing.is_empty() && spread.reached.len() == 5, "{spread:?}");
+    });
+}

@@ -1,0 +1,195 @@
+//! What a test does with a world and asks of it: starts nodes, writes as their users would, and sees what each of
+//! them believes. Injects no fault.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    EventKind, NodeId, NodeInfo, NodeStatus, Options, StateType, SyncableState, Value,
+    sim::{
+        Pid, World,
+        check::{self, View},
+        process::Process,
+    },
+};
+
+/// How many of the first nodes serve as everybody's seeds after a restart.
+const SEEDS: usize = 3;
+
+impl World {
+    /// Starts `count` nodes; the first is the seed of the others.
+    pub(crate) fn start(&mut self, count: usize) -> Vec<NodeId> {
+        let first = self.seed_addresses().first().copied();
+        (0..count)
+            .map(|_| {
+                let number = self.names.len();
+                let id = NodeId::new(format!("n{number:02}")).expect("a short name of letters and digits");
+                let address = address_number(number);
+                let seed = first.unwrap_or_else(|| address_number(0));
+                self.names.push(id.clone());
+                let seeds = if seed == address { Vec::new() } else { vec![seed] };
+                self.start_process(id.clone(), address, seeds);
+                id
+            })
+            .collect()
+    }
+
+    /// Starts a second process with a name that is in use, elsewhere. The name goes on to mean the first.
+    pub(crate) fn start_twin(&mut self, id: &NodeId) -> Pid {
+        let first = self.pid_of(id);
+        let address = ([10, 9, 0, 1], 7946).into();
+        let seeds = self.seed_addresses();
+        let twin = self.start_process(id.clone(), address, seeds);
+        self.current.insert(id.clone(), first);
+        twin
+    }
+
+    pub(crate) fn seed_addresses(&self) -> Vec<SocketAddr> {
+        (0..self.names.len().min(SEEDS)).map(address_number).collect()
+    }
+
+    pub(crate) fn pid_of(&self, id: &NodeId) -> Pid {
+        self.current[id]
+    }
+
+    pub(crate) fn address_of(&self, id: &NodeId) -> SocketAddr {
+        self.process(id).address
+    }
+
+    /// The present process of that name, or its last.
+    pub(crate) fn process(&self, id: &NodeId) -> &Process {
+        &self.procs[self.pid_of(id)]
+    }
+
+    pub(crate) fn is_up(&self, id: &NodeId) -> bool {
+        self.process(id).is_running()
+    }
+
+    /// Nodes that run and are not about to leave.
+    pub(crate) fn live(&self) -> Vec<NodeId> {
+        let live = |id: &&NodeId| self.is_up(id) && !self.process(id).leaving;
+        self.names.iter().filter(live).cloned().collect()
+    }
+
+    /// What `observer` knows of `member`.
+    pub(crate) fn info(&self, observer: &NodeId, member: &NodeId) -> Option<NodeInfo> {
+        self.process(observer).core.node(member)
+    }
+
+    pub(crate) fn status(&self, observer: &NodeId, member: &NodeId) -> Option<NodeStatus> {
+        Some(self.info(observer, member)?.status)
+    }
+
+    /// Whether every other live node holds `member` to be that.
+    pub(crate) fn all_hold(&self, member: &NodeId, status: NodeStatus) -> bool {
+        self.live().iter().filter(|id| *id != member).all(|id| self.status(id, member) == Some(status))
+    }
+
+    /// Writes as the node's user does.
+    pub(crate) fn broadcast(
+        &mut self,
+        node: &NodeId,
+        state_type: &StateType,
+        key: &str,
+        value: &str,
+    ) -> SyncableState {
+        self.types.insert(state_type.clone());
+        let value = Value::encode(value).expect("a text can be encoded");
+        let pid = self.pid_of(node);
+        self.command(pid, |core, now| core.broadcast(state_type, key, value, Options::default(), now))
+            .expect("a short record is accepted")
+    }
+
+    pub(crate) fn remove(
+        &mut self,
+        node: &NodeId,
+        state_type: &StateType,
+        key: &str,
+    ) -> Option<SyncableState> {
+        let pid = self.pid_of(node);
+        self.command(pid, |core, now| core.remove(state_type, key, now))
+    }
+
+    /// The text that counts for a reader at `node`.
+    pub(crate) fn text(&self, node: &NodeId, state_type: &StateType, key: &str) -> Option<String> {
+        self.process(node).core.get(state_type, key)?.value.decode().ok()
+    }
+
+    pub(crate) fn all_read(&self, state_type: &StateType, key: &str, text: Option<&str>) -> bool {
+        self.live().iter().all(|node| self.text(node, state_type, key).as_deref() == text)
+    }
+
+    /// Sends bytes of the test's own making over `from`'s connection.
+    pub(crate) fn say(&mut self, from: &NodeId, to: &NodeId, bytes: Bytes) {
+        let pid = self.pid_of(from);
+        assert!(self.procs[pid].conns.contains_key(to), "{from} has no connection to {to}");
+        self.send(pid, to, bytes);
+    }
+
+    /// When `observer`'s present process told that of `member`, in microseconds of the world.
+    pub(crate) fn told(&self, observer: &NodeId, kind: EventKind, member: &NodeId) -> Vec<u64> {
+        let events = self.process(observer).record.events.iter();
+        let of_it = events.filter(|(_, event)| event.kind == kind && event.node_id.as_ref() == Some(member));
+        of_it.map(|(at, _)| *at).collect()
+    }
+
+    /// Whether any process of the world told that of `member`.
+    pub(crate) fn anybody_told(&self, kind: EventKind, member: &NodeId) -> bool {
+        let mut events = self.procs.iter().flat_map(|process| &process.record.events);
+        events.any(|(_, event)| event.kind == kind && event.node_id.as_ref() == Some(member))
+    }
+
+    pub(crate) fn all_agree(&self) -> bool {
+        self.disagreement().is_none()
+    }
+
+    /// The first thing in which live nodes differ from one another or from what is so.
+    pub(crate) fn disagreement(&self) -> Option<String> {
+        let live: BTreeSet<_> = self.live().into_iter().collect();
+        let views: Vec<_> = live.iter().map(|id| self.view(id)).collect();
+        check::disagreement(&views, &self.checks, &live)
+    }
+
+    fn view(&self, id: &NodeId) -> View {
+        let core = &self.process(id).core;
+        let belief = |info: NodeInfo| (info.status, info.epoch, info.incarnation);
+        let members = core.nodes().into_iter().map(|(id, info)| (id, belief(info))).collect();
+        let mut states = BTreeMap::new();
+        for state_type in &self.types {
+            for record in core.states(state_type) {
+                let owner = if state_type.is_per_node() { record.source_node.clone() } else { nobody() };
+                let value = record.value.as_bytes().to_vec();
+                states.insert((record.state_type, record.key, owner), (record.version, value));
+            }
+        }
+        View { observer: id.to_string(), members, states }
+    }
+
+    /// Every record of another node that a live node holds was handed to its provider.
+    pub(crate) fn all_applied(&self) -> Result<(), String> {
+        for id in self.live() {
+            for record in
+                self.types.iter().flat_map(|state_type| self.process(&id).core.remote_states(state_type))
+            {
+                if !self.checks.was_applied(self.pid_of(&id), &record) {
+                    return Err(format!("{id} holds {record:?}, which no provider was handed"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The owner of a shared type's registers.
+fn nobody() -> NodeId {
+    NodeId::new("shared").expect("a valid name")
+}
+
+fn address_number(number: usize) -> SocketAddr {
+    let [.., high, low] = (number + 1).to_be_bytes();
+    ([10, 0, high, low], 7946).into()
+}
