@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
-    NodeId, NodeStatus, Spread, StateType,
+    NodeId, Spread, StateType,
     proto::{Now, Output, Protocol, Time, timers::Timer},
     wire::message::{AskHeld, Held, kind},
 };
@@ -26,7 +26,7 @@ pub(super) struct Confirm {
 }
 
 impl Protocol {
-    /// Finds out which alive nodes hold this node's latest record under a key. Ends in `Output::Confirmed`.
+    /// Finds out which live nodes hold this node's latest record under a key. Ends in `Output::Confirmed`.
     pub(crate) fn confirm(
         &mut self,
         state_type: &StateType,
@@ -71,15 +71,13 @@ impl Protocol {
         self.end_confirm_if_all(ticket);
     }
 
-    /// Alive nodes that keep the type and have not said that they hold the record.
+    /// Live nodes that keep the type and have not said that they hold the record; a suspect may well live.
     fn unconfirmed(&self, ticket: u64) -> BTreeSet<NodeId> {
         let Some(confirm) = self.confirms.get(&ticket) else { return BTreeSet::new() };
         self.members
             .others()
             .filter(|(id, m)| {
-                m.status == NodeStatus::Alive
-                    && !m.disabled.contains(&confirm.of)
-                    && !confirm.reached.contains(*id)
+                m.is_live() && !m.disabled.contains(&confirm.of) && !confirm.reached.contains(*id)
             })
             .map(|(id, _)| id.clone())
             .collect()

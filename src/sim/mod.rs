@@ -66,15 +66,26 @@ pub(crate) enum Step {
     Input(Pid, Input),
     /// A process looks for its seeds.
     Seeds(Pid),
-    Datagram { conn: usize, to: usize, bytes: bytes::Bytes },
+    Datagram {
+        conn: usize,
+        to: usize,
+        bytes: bytes::Bytes,
+    },
     /// The next parcel of a stream is due.
     Parcel(LaneKey),
     Dial(usize),
     Welcome(usize),
     /// A close frame reaches that end.
-    Closed { conn: usize, end: usize, code: CloseCode },
+    Closed {
+        conn: usize,
+        end: usize,
+        code: CloseCode,
+    },
     /// That end hears from a host which knows nothing of the connection.
-    StatelessReset { conn: usize, end: usize },
+    StatelessReset {
+        conn: usize,
+        end: usize,
+    },
     KeepAlive(usize),
     Fault(Planned),
 }
