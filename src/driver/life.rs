@@ -327,6 +327,7 @@ impl Life {
         let credentials = Credentials::load(identity, shared_certificate)?;
         let closed = transport.reload(identity)?;
         self.credentials.0.store(credentials);
+        self.step(Protocol::sign_anew);
         Ok(closed)
     }
 

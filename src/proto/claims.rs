@@ -383,6 +383,12 @@ impl Protocol {
         self.flush_soon(now);
     }
 
+    /// This node's certificate has changed: it says the same again, signed with the new key.
+    pub(crate) fn sign_anew(&mut self, now: Now) {
+        self.enter(now);
+        self.claim_anew(now, |body| body.incarnation = body.incarnation.saturating_add(1));
+    }
+
     pub(crate) fn set_tags(
         &mut self,
         tags: std::collections::BTreeMap<String, String>,

@@ -14,7 +14,7 @@ use crate::{
     wire::{
         CloseCode, codec,
         hello::{Introduction, VERSION_MAX, VERSION_MIN},
-        message::{CoreHello, SignedClaim, kind},
+        message::{CoreHello, kind},
     },
 };
 
@@ -42,7 +42,8 @@ impl Protocol {
     /// What this node says of itself in a hello or a welcome.
     pub(crate) fn introduction(&self, peer: Option<&NodeId>) -> Introduction {
         let me = self.members.me();
-        let claim = SignedClaim { chain: Some(self.vouch.chain()), ..me.signed.clone() };
+        // With the certificates whose key signed it: those in force may be newer.
+        let claim = self.claim_with_chain(&self.me).unwrap_or_else(|| me.signed.clone());
         let core = CoreHello {
             claim,
             clock: self.store.clock(),
@@ -219,18 +220,24 @@ impl Protocol {
         }
     }
 
-    /// Now and then a dead member is dialled: so both halves of a healed partition meet.
+    /// Now and then a dead member is greeted: so both halves of a healed partition meet. A connection may have
+    /// outlived the partition; then a word on it is enough.
     pub(super) fn greet(&mut self, now: Now) {
         self.timers.set(Timer::Greet, now.time + self.config.push_pull_interval / 4);
         let dead: Vec<_> = self
             .members
             .others()
-            .filter(|(_, m)| m.status == NodeStatus::Dead && !m.linked)
-            .map(|(id, _)| id.clone())
+            .filter(|(_, member)| member.status == NodeStatus::Dead)
+            .map(|(id, member)| (id.clone(), member.linked))
             .collect();
-        if !dead.is_empty() && !self.leaving {
-            let one = self.rng.usize(..dead.len());
-            self.dial(&dead[one]);
+        if dead.is_empty() || self.leaving {
+            return;
+        }
+        let (id, linked) = &dead[self.rng.usize(..dead.len())];
+        if !linked {
+            self.dial(id);
+        } else if let Some(accusation) = self.accusation(id, true) {
+            self.send_part(id, kind::ACCUSATION, &accusation);
         }
     }
 }

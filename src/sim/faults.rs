@@ -113,8 +113,12 @@ impl World {
         self.command(pid, Protocol::leave);
     }
 
-    /// Draws faults for the next `span` from the sim seed; at its end all links are whole.
+    /// Draws faults for the next `span` from the sim seed, each kind but a leave at least once; at its end all links
+    /// are whole.
     pub(crate) fn random_faults(&mut self, span: Duration) {
+        self.at(span / 200, Step::Fault(Planned::Partition));
+        self.at(span / 100, Step::Fault(Planned::Crash));
+        self.at(span / 2, Step::Fault(Planned::Restart));
         let mut at = Duration::ZERO;
         loop {
             at += Duration::from_millis(self.rng.u64(1_000..6_000));
@@ -152,7 +156,7 @@ impl World {
                 }
             }
             Planned::Partition
-                if self.cuts.is_empty() && self.now > self.last_leave + micros(LEAVE_APART) =>
+                if self.cuts.is_empty() && self.goodbyes_are_over() =>
             {
                 let mut names = self.names.clone();
                 self.rng.shuffle(&mut names);
@@ -164,6 +168,10 @@ impl World {
             Planned::Heal => self.heal(),
             Planned::Crash | Planned::Leave | Planned::Partition => {}
         }
+    }
+
+    fn goodbyes_are_over(&self) -> bool {
+        self.count(Fault::Leave) == 0 || self.now > self.last_leave + micros(LEAVE_APART)
     }
 
     fn any_of(&mut self, names: &[NodeId]) -> NodeId {

@@ -13,11 +13,14 @@ const LINES_KEPT: usize = 40;
 pub(crate) struct Trace {
     lines: VecDeque<String>,
     hasher: SipHasher13,
+    /// Whether every line is printed: `PHALANX_SIM_TRACE=1`, with `-- --nocapture`.
+    whole: bool,
 }
 
 impl Trace {
     pub(crate) fn new() -> Self {
-        Self { lines: VecDeque::new(), hasher: SipHasher13::new() }
+        let whole = std::env::var_os("PHALANX_SIM_TRACE").is_some();
+        Self { lines: VecDeque::new(), hasher: SipHasher13::new(), whole }
     }
 
     /// Adds what happened at `micros` to `who`.
@@ -31,6 +34,9 @@ impl Trace {
         let (seconds, rest) = (micros / 1_000_000, micros % 1_000_000);
         let _ = write!(line, "{seconds:>5}.{rest:06} {who}: {what}");
         self.hasher.write(line.as_bytes());
+        if self.whole {
+            println!("{line}");
+        }
         self.lines.push_back(line);
     }
 

@@ -162,3 +162,24 @@ fn new_tags_reach_everybody() {
         });
     });
 }
+
+/// The partition ends before the connections across it do: nobody dials, and still the halves must meet.
+#[test]
+fn a_partition_shorter_than_its_connections_heals() {
+    seeds(0..4, |world| {
+        let nodes = world.start(6);
+        world.run_until(secs(20), World::all_agree);
+        world.partition(&[&nodes[..3], &nodes[3..]]);
+        let parted = |world: &World| {
+            nodes[..3].iter().all(|near| {
+                nodes[3..].iter().all(|far| {
+                    world.status(near, far) == Some(NodeStatus::Dead)
+                        && world.status(far, near) == Some(NodeStatus::Dead)
+                })
+            })
+        };
+        assert!(world.run_until(secs(28), parted) < secs(28), "the connections have not timed out yet");
+        world.heal();
+        world.run_until(secs(30), World::all_agree);
+    });
+}
