@@ -155,9 +155,7 @@ impl World {
                     self.restart(&back);
                 }
             }
-            Planned::Partition
-                if self.cuts.is_empty() && self.goodbyes_are_over() =>
-            {
+            Planned::Partition if self.cuts.is_empty() && self.goodbyes_are_over() => {
                 let mut names = self.names.clone();
                 self.rng.shuffle(&mut names);
                 let at = self.rng.usize(1..names.len());
