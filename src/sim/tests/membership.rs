@@ -167,8 +167,7 @@ fn new_tags_reach_everybody() {
 #[test]
 fn a_partition_shorter_than_its_connections_heals() {
     seeds(0..4, |world| {
-        let nodes = world.start(6);
-        world.run_until(secs(20), World::all_agree);
+        let nodes = settled(world, 6);
         world.partition(&[&nodes[..3], &nodes[3..]]);
         let parted = |world: &World| {
             nodes[..3].iter().all(|near| {
