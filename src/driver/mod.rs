@@ -11,6 +11,8 @@ mod feed;
 mod life;
 mod providers;
 mod seeds;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::{

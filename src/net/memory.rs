@@ -2,6 +2,7 @@
 //! all from one seed. Test only.
 
 use std::{
+    cell::RefCell,
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
     fmt, io,
@@ -20,6 +21,20 @@ use quinn::{
 use tokio::time::{Instant, Sleep};
 
 use crate::{driver::clock, net::lock};
+
+thread_local! {
+    /// The network that transports of this thread bind to, instead of the machine's.
+    static CURRENT: RefCell<Option<Arc<Network>>> = const { RefCell::new(None) };
+}
+
+/// Has this thread's transports bind to the network, so that whole nodes run on it.
+pub(crate) fn enter(network: &Arc<Network>) {
+    CURRENT.set(Some(Arc::clone(network)));
+}
+
+pub(crate) fn current() -> Option<Arc<Network>> {
+    CURRENT.with_borrow(Clone::clone)
+}
 
 /// The network: what every packet meets.
 pub(crate) struct Network(Mutex<State>);

@@ -10,7 +10,7 @@ mod datagram;
 mod endpoint;
 mod hello;
 #[cfg(test)]
-mod memory;
+pub(crate) mod memory;
 mod pool;
 mod stats;
 mod stream;
@@ -185,6 +185,10 @@ pub(crate) fn unix_now() -> UnixTime {
 impl Transport {
     /// Binds the socket and serves. Must be called inside a tokio runtime.
     pub(crate) fn bind(config: NetConfig, identity: &Identity, host: Arc<dyn Host>) -> Result<Self, Error> {
+        #[cfg(test)]
+        if let Some(network) = memory::current() {
+            return Self::bind_on(network.socket(config.bind), config, identity, host);
+        }
         let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let socket = Socket::bind(config.bind)?;
         Self::serve(config, identity, host, runtime, Arc::clone(&socket) as _, Some(socket))
