@@ -128,7 +128,19 @@ impl fmt::Display for Explanation {
             "{} at {} is {} (epoch {}, incarnation {})",
             node.node_id, node.address, node.status, node.epoch, node.incarnation
         )?;
-        write!(f, "\n  member: {:?}", self.member)?;
+        let member = &self.member;
+        write!(f, "\n  so for {:.1?}: {}", member.since, member.cause)?;
+        match member.last_heard {
+            Some(ago) => write!(f, "\n  last heard {ago:.1?} ago")?,
+            None => write!(f, "\n  never heard by this node")?,
+        }
+        if !member.accusers.is_empty() {
+            let names: Vec<_> = member.accusers.iter().map(NodeId::as_str).collect();
+            write!(f, "\n  accused by {}", names.join(", "))?;
+        }
+        if let Some(left) = member.suspicion_ends_in {
+            write!(f, "; this node looks for itself in {left:.1?}")?;
+        }
         match &self.connection {
             Some(link) => {
                 let who = if link.dialled { "dialled" } else { "accepted" };

@@ -47,6 +47,8 @@ const BULK_FROM: usize = 16 * 1024;
 const FLUSH_MAX: usize = 32;
 /// With so many hand-offs not acknowledged yet, nothing new is sent: the newest value of a key waits, not a queue.
 const PENDING_MAX: usize = 4_096;
+/// With so many, what others want relayed is left to other relays and to gossip.
+const HANDOFFS_MAX: usize = 65_536;
 /// For how long a batch is remembered, so that it is not delivered twice.
 const SEEN_FOR: Duration = Duration::from_secs(5);
 /// Batches remembered at most.
@@ -203,6 +205,10 @@ impl Protocol {
         let (head, payload) = codec::head_and_rest(body)?;
         let head: SpreadHead = codec::decode(&head)?;
         let parts = Self::spread_parts(&payload)?;
+        if self.spreader.handoffs.len() > HANDOFFS_MAX {
+            self.counters.handoffs_refused += 1;
+            return Ok(()); // not acknowledged: somebody else gets the range
+        }
         let key = (head.origin.clone(), head.epoch, head.number);
         let spans = self.spreader.seen.get(&key);
         let (known, served) = (spans.is_some(), spans.is_some_and(|spans| spans.contains(&head.span)));

@@ -13,7 +13,7 @@ use crate::{
     proto::{
         Now, Output, Protocol, StreamInput, Time,
         claims::{Claimed, Told},
-        members::rank,
+        members::{MEMBERS_MAX, rank},
         ranges::Ranges,
         store::Vector,
         timers::Timer,
@@ -46,6 +46,9 @@ const JOIN_RETRY: Duration = Duration::from_millis(250);
 const SYNCED_WITH: usize = 2;
 /// Vector entries in a frame, about: each has at most some 250 bytes and its ranges.
 const ENTRIES_PER_FRAME: usize = 512;
+/// Vector entries that a peer may tell in one exchange, and dots that may be refused in one: more is no honest need.
+const ENTRIES_MAX: usize = 1 << 18;
+const REFUSED_MAX: usize = 1 << 16;
 /// Rows of the member table in a frame, each of some 160 bytes at most.
 const ROWS_PER_FRAME: usize = 4_096;
 
@@ -236,7 +239,7 @@ impl Protocol {
                 kind::WANTS => self.on_wants(stream, codec::decode(&body)?, now)?,
                 kind::CLAIM => self.on_told_claim(peer, stream, &codec::decode(&body)?, now),
                 kind::FORGET => drop(self.bury_forgotten(&codec::decode(&body)?, now)),
-                kind::RECORDS => self.on_slice(peer, stream, &codec::decode(&body)?, now),
+                kind::RECORDS => self.on_slice(peer, stream, &codec::decode(&body)?, now)?,
                 kind::COVERS => self.on_covers(peer, stream, &codec::decode(&body)?, now),
                 kind::DONE => {
                     if let Some(exchange) = self.exchanges.get_mut(&stream) {
@@ -273,10 +276,16 @@ impl Protocol {
             return Err(Malformed("wants before the opening or after their end"));
         }
         let last = wants.last;
-        exchange.theirs.types.extend(wants.types);
-        exchange.theirs.vectors.extend(wants.vectors);
+        let theirs = &mut exchange.theirs;
+        theirs.types.extend(wants.types);
+        theirs.vectors.extend(wants.vectors);
         if let Some(rows) = wants.members {
-            exchange.theirs.members.get_or_insert_default().extend(rows);
+            theirs.members.get_or_insert_default().extend(rows);
+        }
+        let rows = theirs.members.as_ref().map_or(0, Vec::len);
+        if theirs.types.len() > limits::TYPES_MAX || theirs.vectors.len() > ENTRIES_MAX || rows > MEMBERS_MAX
+        {
+            return Err(Malformed("wants of more types, sources or members than a cluster may have"));
         }
         if last {
             self.make_plan(stream, now);
@@ -299,14 +308,24 @@ impl Protocol {
         }
     }
 
-    fn on_slice(&mut self, peer: &NodeId, stream: StreamId, batch: &RecordBatch, now: Now) {
+    fn on_slice(
+        &mut self,
+        peer: &NodeId,
+        stream: StreamId,
+        batch: &RecordBatch,
+        now: Now,
+    ) -> Result<(), Malformed> {
         self.counters.records_synced += batch.records.len() as u64;
         let refused = self.take_records(peer, batch, now);
         let state_type = StateType::from(&batch.state_type);
         if let Some(exchange) = self.exchanges.get_mut(&stream) {
             let dot = |seq| (state_type.clone(), batch.source.clone(), batch.epoch, seq);
             exchange.refused.extend(refused.into_iter().map(dot));
+            if exchange.refused.len() > REFUSED_MAX {
+                return Err(Malformed("more records that must be refused than an honest peer has"));
+            }
         }
+        Ok(())
     }
 
     /// The whole delta of these types has arrived: what it covers is known from now on.
@@ -463,7 +482,8 @@ impl Protocol {
                 vectors.entry(of).or_default().insert((dots.source.clone(), dots.epoch), ranges);
             }
         }
-        for name in &wants.types {
+        let types: BTreeSet<_> = wants.types.iter().collect();
+        for name in types {
             if let Some(of) = self.kept_type(name) {
                 let theirs = vectors.remove(&of).unwrap_or_default();
                 plan.types.push_back((of, theirs.clone(), theirs));

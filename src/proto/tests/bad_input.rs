@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use crate::{
     Options, StateType, Value,
     proto::{Output, Protocol, StreamInput, tests_support::*},
-    wire::{CloseCode, StreamId, message::kind},
+    wire::{
+        CloseCode, StreamId,
+        message::{Dots, Open, TypeName, Wants, kind},
+    },
 };
 
 /// Two connected cores, and real messages that went from `b` to `a`.
@@ -140,5 +143,27 @@ fn an_exchange_that_stalls_is_given_up() {
     a.handle_timeout(at(10_011));
     assert_eq!(a.counters().exchanges_stalled, 2);
     assert!(drain(&mut a).contains(&Output::Reset { stream: StreamId(2) }));
+    is_well(&mut a);
+}
+
+#[test]
+fn wants_without_end_are_cut_off() {
+    let (mut a, _) = talk_quickly();
+    let stream = StreamId(2);
+    a.handle_stream(&id("b"), stream, StreamInput::Opened, at(10));
+    let open = Open { clock: 0, members: 0, types: Vec::new() };
+    a.handle_stream(&id("b"), stream, StreamInput::Frame(message(kind::OPEN, &open)), at(10));
+    let state_type = TypeName { name: "routes".into(), per_node: false };
+    let dots = Dots { state_type, source: id("b"), epoch: 1, ranges: vec![(1, 1)] };
+    let wants = Wants { vectors: vec![dots; 4_096], ..Wants::default() };
+    let frame = message(kind::WANTS, &wants);
+    let closes = |outputs: &[Output]| outputs.iter().any(|output| matches!(output, Output::Close { .. }));
+    let mut frames = 0;
+    while !closes(&drain(&mut a)) {
+        a.handle_stream(&id("b"), stream, StreamInput::Frame(frame.clone()), at(10));
+        frames += 1;
+        assert!(frames < 100, "it would go on for ever");
+    }
+    assert_eq!(a.counters().malformed, 1);
     is_well(&mut a);
 }
