@@ -1,0 +1,301 @@
+//! The sending half of an exchange: hashes, wants, then in slices what the peer lacks, claims about coverage last.
+//! Takes nothing in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{ENTRIES_PER_FRAME, FRAME_LEN, FRAMES_AHEAD, Plan, ROWS_PER_FRAME, SYNCED_WITH};
+use crate::{
+    EventData, EventKind, NodeId, NodeStatus, StateType,
+    proto::{
+        Now, Output, Protocol, Time,
+        members::{Member, rank},
+        ranges::Ranges,
+        store::Vector,
+        timers::Timer,
+    },
+    wire::{
+        StreamId,
+        codec::Packet,
+        message::{Accusation, Covers, Dots, Forget, MemberRow, Open, Standing, Wants, kind},
+    },
+};
+
+/// What is sent.
+impl Protocol {
+    fn frame(&mut self, stream: StreamId, packet: Packet) {
+        if let Some(exchange) = self.exchanges.get_mut(&stream) {
+            exchange.ahead += 1;
+            let bytes = packet.into_bytes();
+            self.counters.sync_bytes_sent += bytes.len() as u64;
+            self.outputs.push_back(Output::Frame { stream, bytes });
+        }
+    }
+
+    pub(super) fn say_open(&mut self, stream: StreamId, now: Now) {
+        let types = self.store.types();
+        let open = Open {
+            clock: self.store.clock(),
+            members: self.members.hash(),
+            types: types
+                .iter()
+                .map(|state_type| (state_type.into(), self.store.digest(state_type)))
+                .collect(),
+        };
+        let mut packet = Packet::new();
+        packet.push(kind::OPEN, &open);
+        self.frame(stream, packet);
+        self.progress(stream, now);
+    }
+
+    /// Tells the vectors of what differs; an empty list says that nothing does.
+    pub(super) fn say_wants(&mut self, stream: StreamId) {
+        let Some(exchange) = self.exchanges.get(&stream) else { return };
+        let Some(open) = &exchange.opened else { return };
+        let theirs: BTreeMap<StateType, u64> =
+            open.types.iter().map(|(name, digest)| (StateType::from(name), *digest)).collect();
+        let disabled =
+            self.members.get(&exchange.peer).map(|member| member.disabled.clone()).unwrap_or_default();
+        let mut types = self.store.types();
+        types.extend(theirs.keys().filter(|of| !self.config.disabled.contains(*of)).cloned());
+        types.sort_unstable();
+        types.dedup();
+        types.retain(|of| {
+            !disabled.contains(of) && self.store.digest(of) != theirs.get(of).copied().unwrap_or(0)
+        });
+        if self.members.hash() != open.members {
+            for rows in self.rows().chunks(ROWS_PER_FRAME) {
+                self.frame_wants(stream, &Wants { members: Some(rows.to_vec()), ..Wants::default() });
+            }
+        }
+        let mut wants = Wants::default();
+        for state_type in &types {
+            for ((source, epoch), ranges) in self.store.vector(state_type) {
+                wants.vectors.push(Dots {
+                    state_type: state_type.into(),
+                    source,
+                    epoch,
+                    ranges: ranges.to_wire(),
+                });
+                if wants.vectors.len() >= ENTRIES_PER_FRAME {
+                    self.frame_wants(stream, &std::mem::take(&mut wants));
+                }
+            }
+        }
+        wants.types = types.iter().map(Into::into).collect();
+        wants.last = true;
+        self.frame_wants(stream, &wants);
+    }
+
+    fn frame_wants(&mut self, stream: StreamId, wants: &Wants) {
+        let mut packet = Packet::new();
+        packet.push(kind::WANTS, wants);
+        self.frame(stream, packet);
+    }
+
+    fn rows(&self) -> Vec<MemberRow> {
+        let now = self.entered;
+        let age = |since: Time| u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
+        let row = |(id, member): (&NodeId, &Member)| MemberRow {
+            node_id: id.clone(),
+            epoch: member.body.epoch,
+            incarnation: member.body.incarnation,
+            standing: member.standing(),
+            since_ms: age(member.since),
+        };
+        self.members.iter().map(row).collect()
+    }
+
+    /// The peer's wants are complete: what of ours it lacks.
+    pub(super) fn make_plan(&mut self, stream: StreamId, now: Now) {
+        let Some(exchange) = self.exchanges.get_mut(&stream) else { return };
+        let wants = std::mem::take(&mut exchange.theirs);
+        let peer = exchange.peer.clone();
+        let mut plan = Plan::default();
+        if let Some(rows) = wants.members {
+            let rows: BTreeMap<_, _> = rows.into_iter().map(|row| (row.node_id.clone(), row)).collect();
+            exchange.rows.clone_from(&rows);
+            for (id, member) in self.members.iter() {
+                let lacks = rows.get(id).is_none_or(|row| {
+                    rank(&member.body) > (row.epoch, row.standing == Standing::Left, row.incarnation)
+                });
+                if lacks && *id != peer {
+                    plan.claims.push_back(id.clone());
+                }
+            }
+            for row in rows.values() {
+                if let Some(grave) = self.members.grave(&row.node_id)
+                    && matches!(row.standing, Standing::Dead | Standing::Left)
+                    && (grave.epoch, grave.incarnation) >= (row.epoch, row.incarnation)
+                {
+                    plan.forgets.push(Forget {
+                        node_id: row.node_id.clone(),
+                        epoch: grave.epoch,
+                        incarnation: grave.incarnation,
+                    });
+                }
+            }
+            self.consider_rows(&peer, &rows, now);
+        }
+        let mut vectors: BTreeMap<StateType, Vector> = BTreeMap::new();
+        for dots in &wants.vectors {
+            if let (Some(of), Some(ranges)) =
+                (self.kept_type(&dots.state_type), Ranges::from_wire(&dots.ranges))
+            {
+                vectors.entry(of).or_default().insert((dots.source.clone(), dots.epoch), ranges);
+            }
+        }
+        let types: BTreeSet<_> = wants.types.iter().collect();
+        for name in types {
+            if let Some(of) = self.kept_type(name) {
+                let theirs = vectors.remove(&of).unwrap_or_default();
+                plan.types.push_back((of, theirs.clone(), theirs));
+            }
+        }
+        if let Some(exchange) = self.exchanges.get_mut(&stream) {
+            exchange.plan = Some(plan);
+        }
+    }
+
+    /// How the peer sees those whom both know by the same claim.
+    fn consider_rows(&mut self, peer: &NodeId, rows: &BTreeMap<NodeId, MemberRow>, now: Now) {
+        for (id, row) in rows {
+            let Some(member) = self.members.get(id) else { continue };
+            if (member.body.epoch, member.body.incarnation) != (row.epoch, row.incarnation) {
+                continue;
+            }
+            let (status, linked) = (member.status, member.linked);
+            let doubted = matches!(row.standing, Standing::Suspect | Standing::Dead | Standing::Left);
+            if *id == self.me {
+                if doubted && !member.body.left {
+                    self.refute(row.incarnation, now);
+                }
+            } else if status == NodeStatus::Alive && doubted {
+                let accusation = Accusation {
+                    node_id: id.clone(),
+                    epoch: row.epoch,
+                    incarnation: row.incarnation,
+                    dead: false,
+                    accuser: peer.clone(),
+                };
+                self.look_at(&accusation, now);
+            } else if status == NodeStatus::Dead && row.standing == Standing::Alive && !linked {
+                self.dial(id);
+            }
+        }
+    }
+
+    /// Sends the next frames, as far as there is room.
+    pub(super) fn pump(&mut self, stream: StreamId, now: Now) {
+        while let Some(exchange) = self.exchanges.get_mut(&stream) {
+            if exchange.ahead >= FRAMES_AHEAD || exchange.told_all {
+                break;
+            }
+            let Some(mut plan) = exchange.plan.take() else { break };
+            let frames = self.next_frames(&mut plan, now);
+            let done = frames.is_empty();
+            for packet in frames {
+                self.frame(stream, packet);
+            }
+            if done {
+                let mut packet = Packet::new();
+                packet.push_raw(kind::DONE, &[]);
+                self.frame(stream, packet);
+                self.outputs.push_back(Output::Finish { stream });
+            }
+            if let Some(exchange) = self.exchanges.get_mut(&stream) {
+                exchange.plan = Some(plan);
+                exchange.told_all |= done;
+            }
+        }
+        self.end_if_complete(stream, now);
+    }
+
+    /// The next slice of the plan; more than one frame only where what belongs together must be sent at once.
+    fn next_frames(&mut self, plan: &mut Plan, now: Now) -> Vec<Packet> {
+        let mut packet = Packet::new();
+        for forget in plan.forgets.drain(..) {
+            packet.push(kind::FORGET, &forget);
+        }
+        while packet.len() < FRAME_LEN
+            && let Some(id) = plan.claims.pop_front()
+        {
+            if let Some(signed) = self.claim_with_chain(&id) {
+                packet.push(kind::CLAIM, &signed);
+            }
+        }
+        if !packet.is_empty() {
+            return vec![packet];
+        }
+        let Some((state_type, mut theirs, first)) = plan.types.pop_front() else { return Vec::new() };
+        let (batches, more) = self.store.delta(&state_type, &theirs, FRAME_LEN, now);
+        for batch in &batches {
+            let known = theirs.entry((batch.source.clone(), batch.epoch)).or_default();
+            for record in &batch.records {
+                known.insert(record.seq);
+            }
+            packet.push(kind::RECORDS, batch);
+        }
+        if more {
+            // The next slice begins where this one ended, by what the peer has by then; what changed meanwhile is
+            // among it.
+            plan.types.push_front((state_type, theirs, first));
+            return vec![packet];
+        }
+        // Claims last, together with the last slice: nothing can change in between.
+        let mut frames = Vec::new();
+        let mut covers = Covers { vectors: Vec::new() };
+        for ((source, epoch), ranges) in self.store.vector(&state_type) {
+            let had = first.get(&(source.clone(), epoch));
+            if had.is_some_and(|had| ranges.minus(had).is_empty()) {
+                continue;
+            }
+            covers.vectors.push(Dots {
+                state_type: (&state_type).into(),
+                source,
+                epoch,
+                ranges: ranges.to_wire(),
+            });
+            if covers.vectors.len() >= ENTRIES_PER_FRAME {
+                packet.push(kind::COVERS, &covers);
+                covers.vectors.clear();
+                frames.push(std::mem::replace(&mut packet, Packet::new()));
+            }
+        }
+        packet.push(kind::COVERS, &covers);
+        frames.push(packet);
+        frames
+    }
+
+    pub(super) fn end_if_complete(&mut self, stream: StreamId, now: Now) {
+        let complete =
+            self.exchanges.get(&stream).is_some_and(|exchange| exchange.told_all && exchange.heard_all);
+        if !complete {
+            return;
+        }
+        let Some(exchange) = self.drop_exchange(stream) else { return };
+        self.counters.exchanges_completed += 1;
+        if self.synced.is_none() {
+            self.synced_with.insert(exchange.peer);
+            self.check_synced(now);
+            if self.synced.is_none() {
+                self.timers.set_by(Timer::PushPull, now.time);
+            }
+        }
+    }
+
+    /// Whether enough peers have told all they held: two, or one where there is no second.
+    pub(super) fn check_synced(&mut self, now: Now) {
+        if self.synced.is_some() {
+            return;
+        }
+        let others = self.members.live() - 1;
+        let peers = self.synced_with.len();
+        if peers >= SYNCED_WITH.min(others).max(1) {
+            self.synced = Some(peers);
+            self.outputs.push_back(Output::Synced { peers });
+            self.event_data(EventKind::Synced, None, EventData::Synced { peers }, now);
+            let jitter = self.jitter(self.config.push_pull_interval);
+            self.timers.set(Timer::PushPull, now.time + jitter);
+        }
+    }
+}

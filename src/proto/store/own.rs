@@ -1,0 +1,192 @@
+//! A node's own writes: numbered without gaps, stored, and kept until they were spread. Takes nothing from peers.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{Effect, RECORD_OVERHEAD, Record, Store, Table};
+use crate::{
+    StateType, SyncableState,
+    proto::{Now, Time, ranges::Ranges, time::wall_ms},
+    wire::message::{RecordBatch, WireRecord},
+};
+
+/// Own writes.
+impl Store {
+    #[expect(clippy::too_many_arguments, reason = "a record's parts, each once")]
+    pub(crate) fn put(
+        &mut self,
+        state_type: &StateType,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+        urgent: bool,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> SyncableState {
+        let record = Record {
+            version: self.clock.tick(),
+            expires: ttl.map(|ttl| now.time + ttl),
+            ..self.own(false, value, now)
+        };
+        self.write(state_type, key, record, urgent, effects)
+    }
+
+    /// Takes a record with its own version; `false`, and nothing changes, if it loses.
+    pub(crate) fn put_as(&mut self, state: SyncableState, now: Now, effects: &mut Vec<Effect>) -> bool {
+        let value = if state.deleted { Bytes::new() } else { state.value.into_bytes() };
+        let record = Record {
+            version: state.version,
+            timestamp_ms: wall_ms(state.timestamp),
+            ..self.own(state.deleted, value, now)
+        };
+        let held =
+            self.tables.get(&state.state_type).and_then(|table| table.held(&state.key, &self.config.me));
+        let loses = held.is_some_and(|held| {
+            if state.state_type.is_per_node() {
+                return held.version >= record.version;
+            }
+            // Under an equal version the same value is no news, whatever its dot.
+            !Table::wins(false, &Record { epoch: 0, seq: 0, ..record.clone() }, held)
+        });
+        if loses {
+            return false;
+        }
+        self.clock.witness(state.version);
+        self.write(&state.state_type, &state.key, record, false, effects);
+        true
+    }
+
+    /// Puts a tombstone over what is live; what was there.
+    pub(crate) fn remove(
+        &mut self,
+        state_type: &StateType,
+        key: &str,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> Option<SyncableState> {
+        let table = self.tables.get(state_type)?;
+        let old = table.held(key, &self.config.me).filter(|held| !held.deleted)?.to_state(state_type, key);
+        let record = Record { version: self.clock.tick(), ..self.own(true, Bytes::new(), now) };
+        self.write(state_type, key, record, false, effects);
+        Some(old)
+    }
+
+    fn own(&self, deleted: bool, value: Bytes, now: Now) -> Record {
+        Record {
+            source: self.config.me.clone(),
+            epoch: self.config.epoch,
+            seq: 0,
+            version: 0,
+            timestamp_ms: now.wall_ms,
+            deleted,
+            since: now.time,
+            expires: None,
+            value,
+        }
+    }
+
+    /// Numbers an own record, stores it and notes that it must be spread.
+    fn write(
+        &mut self,
+        state_type: &StateType,
+        key: &str,
+        mut record: Record,
+        urgent: bool,
+        effects: &mut Vec<Effect>,
+    ) -> SyncableState {
+        let seq = self.next_seq(state_type);
+        record.seq = seq;
+        let (me, epoch) = (self.config.me.clone(), self.config.epoch);
+        let size = key.len() + record.value.len() + RECORD_OVERHEAD;
+        let state = record.to_state(state_type, key);
+        self.table(state_type).learn(&me, epoch, |known| _ = known.insert(seq));
+        self.place(state_type, key, record, effects);
+        self.outbox.push(state_type, &key.into(), seq, size, urgent);
+        state
+    }
+
+    fn next_seq(&mut self, state_type: &StateType) -> u64 {
+        let seq = self.seqs.entry(state_type.clone()).or_insert(0);
+        *seq += 1;
+        *seq
+    }
+
+    /// Goes on under a later epoch: what this life wrote is written anew, so that it is known from now on by dots
+    /// that nobody else has used.
+    pub(crate) fn new_epoch(&mut self, epoch: u64, now: Now) {
+        let me = self.config.me.clone();
+        let old = std::mem::replace(&mut self.config.epoch, epoch);
+        self.seqs.clear();
+        self.outbox.clear();
+        let types: Vec<_> = self.tables.keys().cloned().collect();
+        for state_type in types {
+            let own: Vec<_> = self
+                .table(&state_type)
+                .at(&me, old, 0, u64::MAX)
+                .map(|(key, record)| (Arc::clone(key), record.clone()))
+                .collect();
+            for (key, record) in own {
+                let record = Record { epoch, since: now.time, ..record };
+                // The same value under a new dot: nobody here is told.
+                self.write(&state_type, &key, record, false, &mut Vec::new());
+            }
+        }
+    }
+
+    pub(crate) fn has_unspread(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// About how many bytes wait to be spread.
+    pub(crate) fn unspread_bytes(&self) -> usize {
+        self.outbox.bytes()
+    }
+
+    /// Own records that wait, of one type, as many as fit; at least one. And whether the first was urgent.
+    pub(crate) fn take_unspread(&mut self, bytes_max: usize, now: Now) -> Option<(RecordBatch, bool)> {
+        let (mut batch, mut urgent, mut bytes): (Option<RecordBatch>, bool, usize) = (None, false, 0);
+        loop {
+            let of = batch.as_ref().map(|batch| StateType::from(&batch.state_type));
+            let Some((state_type, key, dirty, first)) = self.outbox.pop(of.as_ref()) else { break };
+            let held = self.tables.get(&state_type).and_then(|table| table.held(&key, &self.config.me));
+            let own = held.filter(|held| {
+                (&held.source, held.epoch, held.seq) == (&self.config.me, self.config.epoch, dirty.seq)
+            });
+            // Another's record has won meanwhile: the dot stays a gap until its successor comes from there.
+            let Some(record) = own else { continue };
+            let batch = batch.get_or_insert_with(|| RecordBatch {
+                state_type: (&state_type).into(),
+                source: self.config.me.clone(),
+                epoch: self.config.epoch,
+                records: Vec::new(),
+                carried: Vec::new(),
+            });
+            urgent |= first;
+            bytes += key.len() + record.value.len() + RECORD_OVERHEAD;
+            batch.records.push(to_wire(&key, record, now));
+            if !dirty.carried.is_empty() {
+                let mut carried = Ranges::from_wire(&batch.carried).unwrap_or_default();
+                carried.union(&dirty.carried);
+                batch.carried = carried.to_wire();
+            }
+            if bytes >= bytes_max || batch.records.len() >= self.config.max_batch_size {
+                break;
+            }
+        }
+        batch.map(|batch| (batch, urgent))
+    }
+}
+
+pub(super) fn to_wire(key: &str, record: &Record, now: Now) -> WireRecord {
+    let left = |at: Time| u64::try_from(at.since(now.time).as_millis()).unwrap_or(u64::MAX);
+    WireRecord {
+        seq: record.seq,
+        key: key.into(),
+        version: record.version,
+        timestamp_ms: record.timestamp_ms,
+        deleted: record.deleted,
+        ttl_ms: record.expires.map(left),
+        value: record.value.clone(),
+    }
+}
