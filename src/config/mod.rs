@@ -187,9 +187,8 @@ pub struct Config {
     /// How long the mark of a deleted record is kept. Unit: whole milliseconds, 1 to a year. Default:
     /// 86,400,000 ms, a day.
     ///
-    /// A node that was away for longer gets the deleter's live records as a whole instead of the difference,
-    /// so nothing deleted comes back either way. Longer costs memory for every deletion, shorter larger
-    /// transfers to nodes that return.
+    /// A node that was away for longer may bring back a value that was deleted meanwhile. Longer costs memory for
+    /// every deletion.
     #[serde(rename = "tombstone-ttl-ms", with = "millis")]
     pub tombstone_ttl: Duration,
 

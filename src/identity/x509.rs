@@ -104,6 +104,7 @@ pub(super) struct ListFacts {
     pub(super) signed: Vec<u8>,
     pub(super) signature: Vec<u8>,
     /// Serial numbers, as their DER has them, with the time of revocation.
+    #[cfg_attr(not(feature = "authority"), expect(dead_code, reason = "only who revokes adds to a list"))]
     pub(super) revoked: Vec<(Vec<u8>, i64)>,
 }
 
@@ -114,6 +115,7 @@ impl ListFacts {
     }
 
     /// The number, where it is small enough to count on from.
+    #[cfg(feature = "authority")]
     pub(super) fn count(&self) -> Option<u64> {
         (self.age.0 <= 8).then(|| self.age.1.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }

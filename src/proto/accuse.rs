@@ -226,7 +226,7 @@ impl Protocol {
         {
             self.deaths.pop_front();
         }
-        let alive = self.members.live() - 1;
+        let alive = self.members.live().saturating_sub(1);
         let before = alive + self.deaths.len();
         if self.isolated.is_none() && self.deaths.len() * 2 > before {
             self.set_isolated(Some(before), now);

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use crate::{
     Error, EventKind, NodeId, NodeStatus,
     proto::{
-        Now, Protocol, Time,
+        Now, Output, Protocol, Time,
         members::{MEMBERS_MAX, Member, chain_hash, rank},
         timers::Timer,
     },
     wire::{
-        codec, limits,
+        CloseCode, codec, limits,
         message::{ClaimBody, Forget, NeedClaim, SignedClaim, Standing, kind},
     },
 };
@@ -297,6 +297,12 @@ impl Protocol {
             };
             self.members.dig(id.clone(), grave);
             self.timers.clear(&Timer::Dial(id.clone()));
+            if member.linked {
+                // It proves itself anew by saying hello again.
+                self.links -= 1;
+                let (peer, code) = (id.clone(), CloseCode::UNSPECIFIED);
+                self.outputs.push_back(Output::Close { peer, code, reason: "this node has forgotten you" });
+            }
         }
     }
 }

@@ -288,7 +288,7 @@ impl Protocol {
         if self.synced.is_some() {
             return;
         }
-        let others = self.members.live() - 1;
+        let others = self.members.live().saturating_sub(1);
         let peers = self.synced_with.len();
         if peers >= SYNCED_WITH.min(others).max(1) {
             self.synced = Some(peers);

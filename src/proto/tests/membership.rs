@@ -44,7 +44,11 @@ fn a_knowing_b(incarnation: u64) -> Protocol {
 }
 
 fn tell(a: &mut Protocol, claim: &SignedClaim, ms: u64) {
-    a.handle_message(&id("c"), &message(kind::CLAIM, claim), at(ms));
+    tell_as(a, "c", claim, ms);
+}
+
+fn tell_as(a: &mut Protocol, teller: &str, claim: &SignedClaim, ms: u64) {
+    a.handle_message(&id(teller), &message(kind::CLAIM, claim), at(ms));
 }
 
 fn accuse(a: &mut Protocol, incarnation: u64, dead: bool, accuser: &str, ms: u64) {
@@ -457,4 +461,19 @@ fn a_leave_ends_once_it_is_acknowledged_and_after_two_seconds_anyway() {
     );
     assert!(run(&mut a, 2_100).contains(&Output::LeaveSpread));
     assert_eq!(a.local_node().status, NodeStatus::Left);
+}
+
+#[test]
+fn a_forgotten_node_that_is_still_connected_must_say_hello_again() {
+    let (mut a, mut b) = (core("a"), core("b"));
+    connect(&mut a, &mut b, at(0));
+    drain(&mut a);
+    tell_as(&mut a, "b", &claim(|body| (body.incarnation, body.left) = (1, true), "b"), 1);
+    a.forget(&id("b"), at(2)).unwrap();
+    let closes = |output: &Output| matches!(output, Output::Close { peer, .. } if peer.as_str() == "b");
+    assert!(drain(&mut a).iter().any(closes));
+    a.handle_disconnected(&id("b"), CloseCode::UNSPECIFIED, false, at(3));
+    let mut again = core_with("b", |config| config.epoch += 10);
+    connect(&mut a, &mut again, at(4));
+    assert_eq!(status(&a), Some(NodeStatus::Alive));
 }
