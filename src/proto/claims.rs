@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How far a peer's epoch or incarnation may lie ahead of this node's wall clock.
-const AHEAD_MAX_MS: u64 = 24 * 3_600 * 1_000;
+pub(super) const AHEAD_MAX_MS: u64 = 24 * 3_600 * 1_000;
 /// Conflicts are told at most so often.
 const CONFLICT_EVERY: Duration = Duration::from_secs(60);
 /// A claim is asked for at most so often.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     NodeId, StateType,
-    proto::{Now, Protocol, ranges::Ranges, timers::Timer},
+    proto::{Now, Protocol, claims::AHEAD_MAX_MS, ranges::Ranges, timers::Timer},
     wire::{
         codec::Packet,
         limits,
@@ -96,7 +96,7 @@ impl Protocol {
                 continue;
             };
             if self.is_impersonated(&dots.source, dots.epoch, &state_type, &theirs) {
-                self.flee_impersonation(from, now);
+                self.flee_impersonation(from, dots.epoch, now);
                 continue;
             }
             let lacking = theirs.minus(&self.store.ranges(&state_type, &dots.source, dots.epoch));
@@ -160,7 +160,7 @@ impl Protocol {
         }
         self.perform_effects(effects, now);
         if outcome.forged {
-            self.flee_impersonation(from, now);
+            self.flee_impersonation(from, batch.epoch, now);
         }
         outcome.refused
     }
@@ -181,20 +181,22 @@ impl Protocol {
         dots: &Ranges,
     ) -> bool {
         *source == self.me
-            && epoch == self.members.me().body.epoch
+            && epoch >= self.members.me().body.epoch
             && !dots.minus(&self.store.ranges(state_type, source, epoch)).is_empty()
     }
 
-    /// Somebody has written under this node's name, or this node has lost its memory: it goes on under a new epoch.
-    pub(super) fn flee_impersonation(&mut self, teller: &NodeId, now: Now) {
-        if self.fled.is_some_and(|fled| now.time.since(fled) < Duration::from_secs(1)) {
+    /// Somebody has written under this node's name, or this node has lost its memory or its clock: it goes on under
+    /// a new epoch, beyond the one that was used.
+    pub(super) fn flee_impersonation(&mut self, teller: &NodeId, used: u64, now: Now) {
+        let latest = now.wall_ms.saturating_add(AHEAD_MAX_MS);
+        if used > latest || self.fled.is_some_and(|fled| now.time.since(fled) < Duration::from_secs(1)) {
             return;
         }
         self.fled = Some(now.time);
         self.counters.impersonations += 1;
         let reason = format!("{teller} holds records of this node that this process did not write");
         self.report_conflict(&reason, now);
-        let epoch = self.members.me().body.epoch.saturating_add(1).max(now.wall_ms);
+        let epoch = self.members.me().body.epoch.max(used).saturating_add(1).max(now.wall_ms).min(latest);
         self.begin_epoch(epoch, now);
     }
 }

@@ -45,6 +45,8 @@ const JOIN_RETRY: Duration = Duration::from_millis(250);
 const SYNCED_WITH: usize = 2;
 /// Vector entries in a frame, about: each has at most some 250 bytes and its ranges.
 const ENTRIES_PER_FRAME: usize = 512;
+/// An entry with so many ranges ends its frame: 512 entries of a few ranges, or one of thousands, stay below 1 MiB.
+const RANGES_PER_FRAME: usize = 64;
 /// Vector entries that a peer may tell in one exchange, and dots that may be refused in one: more is no honest need.
 const ENTRIES_MAX: usize = 1 << 18;
 const REFUSED_MAX: usize = 1 << 16;
@@ -344,15 +346,15 @@ impl Protocol {
             }
             vectors.entry(state_type).or_default().insert((dots.source.clone(), dots.epoch), ranges);
         }
-        let mut forged = false;
+        let mut forged = None;
         for (state_type, vector) in &vectors {
-            forged |= self.store.cover(state_type, vector, now);
+            forged = forged.max(self.store.cover(state_type, vector, now));
         }
         if !vectors.is_empty() {
             self.state_changed = now.time;
         }
-        if forged {
-            self.flee_impersonation(peer, now);
+        if let Some(epoch) = forged {
+            self.flee_impersonation(peer, epoch, now);
         }
     }
 }

@@ -40,7 +40,7 @@ use crate::{
 /// Vector entries of one type at most: sources times their lives.
 const ENTRIES_MAX: usize = 65_536;
 /// Gaps of one entry at most; a dot that would make one more stays unknown until those before it have come.
-const RANGES_MAX: usize = 1_024;
+pub(super) const RANGES_MAX: usize = 16_384;
 /// The greatest sequence number.
 const SEQ_MAX: u64 = 1 << 62;
 /// How far an epoch may lie ahead of the wall clock.
@@ -184,10 +184,10 @@ impl Store {
             outcome.refused = batch.records.iter().map(|record| record.seq).collect();
             return outcome;
         }
-        let own = batch.source == self.config.me && batch.epoch == self.config.epoch;
+        // Nobody else numbers this node's writes; and one of a later life would stand above all it writes in this.
+        let own = self.is_own_now(&batch.source, batch.epoch);
         for record in &batch.records {
-            let known = self.table(&state_type).ranges(&batch.source, batch.epoch);
-            if known.is_some_and(|known| known.contains(record.seq)) {
+            if self.holds(&state_type, &batch.source, batch.epoch, record.seq) {
                 outcome.known += 1;
             } else if own {
                 outcome.forged = true;
@@ -211,6 +211,11 @@ impl Store {
             outcome.new_dots |= self.learn_all(&state_type, &batch.source, batch.epoch, &carried);
         }
         outcome
+    }
+
+    /// Whether that is this node, in its present life or in one to come.
+    fn is_own_now(&self, source: &NodeId, epoch: u64) -> bool {
+        *source == self.config.me && epoch >= self.config.epoch
     }
 
     fn accept(
@@ -285,16 +290,18 @@ impl Store {
         new
     }
 
-    /// A peer's claims, after its whole delta: those dots are known from now on. Whether it names some of this
-    /// node's present life that this node did not make.
-    pub(crate) fn cover(&mut self, state_type: &StateType, vector: &Vector, now: Now) -> bool {
-        let mut forged = false;
+    /// A peer's claims, after its whole delta: those dots are known from now on. If it names some of this node's
+    /// present life, or of one to come, that this node did not make: the latest epoch of those.
+    pub(crate) fn cover(&mut self, state_type: &StateType, vector: &Vector, now: Now) -> Option<u64> {
+        let mut forged = None;
         if self.config.disabled.contains(state_type) {
-            return false;
+            return None;
         }
         for ((source, epoch), dots) in vector {
-            if *source == self.config.me && *epoch == self.config.epoch {
-                forged |= !dots.minus(&self.ranges(state_type, source, *epoch)).is_empty();
+            if self.is_own_now(source, *epoch) {
+                let made = dots.minus(&self.ranges(state_type, source, *epoch)).is_empty();
+                let soon = *epoch <= now.wall_ms.saturating_add(EPOCH_AHEAD_MS);
+                forged = forged.max((!made && soon).then_some(*epoch));
             } else if self.has_room(state_type, source, *epoch, now) {
                 self.learn_all(state_type, source, *epoch, dots);
             }

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ENTRIES_PER_FRAME, FRAME_LEN, FRAMES_AHEAD, Plan, ROWS_PER_FRAME, SYNCED_WITH};
+use super::{
+    ENTRIES_PER_FRAME, FRAME_LEN, FRAMES_AHEAD, Plan, RANGES_PER_FRAME, ROWS_PER_FRAME, SYNCED_WITH,
+};
 use crate::{
     EventData, EventKind, NodeId, NodeStatus, StateType,
     proto::{
@@ -19,6 +21,12 @@ use crate::{
         message::{Accusation, Covers, Dots, Forget, MemberRow, Open, Standing, Wants, kind},
     },
 };
+
+/// Whether a frame should take no more of a vector.
+fn is_full(vectors: &[Dots]) -> bool {
+    let ranges: usize = vectors.last().map_or(0, |last| last.ranges.len());
+    vectors.len() >= ENTRIES_PER_FRAME || ranges >= RANGES_PER_FRAME
+}
 
 /// What is sent.
 impl Protocol {
@@ -76,7 +84,7 @@ impl Protocol {
                     epoch,
                     ranges: ranges.to_wire(),
                 });
-                if wants.vectors.len() >= ENTRIES_PER_FRAME {
+                if is_full(&wants.vectors) {
                     self.frame_wants(stream, &std::mem::take(&mut wants));
                 }
             }
@@ -255,7 +263,7 @@ impl Protocol {
                 epoch,
                 ranges: ranges.to_wire(),
             });
-            if covers.vectors.len() >= ENTRIES_PER_FRAME {
+            if is_full(&covers.vectors) {
                 packet.push(kind::COVERS, &covers);
                 covers.vectors.clear();
                 frames.push(std::mem::replace(&mut packet, Packet::new()));

@@ -104,15 +104,17 @@ impl Store {
         let known = table.ranges(source, epoch).map_or(0, |ours| wanted.count() - wanted.minus(ours).count());
         let mut records = Vec::new();
         let mut bytes = 0;
+        let mut found = 0;
         for (lo, hi) in wanted.iter() {
             for (key, record) in table.at(source, epoch, lo, hi) {
+                found += 1;
                 if bytes < bytes_max {
                     bytes += key.len() + record.value.len() + RECORD_OVERHEAD;
                     records.push(to_wire(key, record, now));
                 }
             }
         }
-        let gone = (records.len() as u64) < known;
+        let gone = found < known;
         let (state_type, source) = (state_type.into(), source.clone());
         let batch = (!records.is_empty()).then_some(RecordBatch {
             state_type,

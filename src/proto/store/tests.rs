@@ -68,7 +68,7 @@ fn sync(from: &Store, to: &mut Store) {
                 break;
             }
         }
-        assert!(!to.cover(&of, &from.vector(&of), at(0)));
+        assert_eq!(to.cover(&of, &from.vector(&of), at(0)), None);
     }
 }
 
@@ -184,7 +184,7 @@ fn a_type_that_is_switched_off_is_neither_kept_nor_vouched_for() {
     put(&mut other, &StateType::CONNTRACK, "flow", 1);
     let mut a = store("a");
     assert_eq!(merge(&mut a, &take(&mut other)), BatchOutcome::default());
-    assert!(!a.cover(&StateType::CONNTRACK, &other.vector(&StateType::CONNTRACK), at(0)));
+    assert_eq!(a.cover(&StateType::CONNTRACK, &other.vector(&StateType::CONNTRACK), at(0)), None);
     assert_eq!(a.types(), []);
 }
 
@@ -194,12 +194,52 @@ fn a_dot_of_ones_own_that_one_did_not_make_is_an_impersonation() {
     put(&mut twin, &routes(), "x", 1);
     assert!(merge(&mut a, &take(&mut twin)).forged);
     assert_eq!(a.len(), 0);
-    assert!(a.cover(&routes(), &twin.vector(&routes()), at(0)));
+    assert_eq!(a.cover(&routes(), &twin.vector(&routes()), at(0)), Some(EPOCH));
     a.new_epoch(EPOCH + 1, at(0));
     // Under another epoch it is what an earlier life wrote.
     put(&mut twin, &routes(), "x", 1);
     assert!(!merge(&mut a, &take(&mut twin)).forged);
     assert_eq!(a.len(), 1);
+}
+
+#[test]
+fn nobody_writes_in_a_life_of_ones_own_that_is_yet_to_come() {
+    let mut a = store("a");
+    put(&mut a, &StateType::HEALTH, "x", 1);
+    let mut batch = take(&mut a);
+    batch.epoch = EPOCH + 12 * 3_600_000;
+    batch.records[0].value = value(666);
+    assert!(merge(&mut a, &batch).forged);
+    // It would stand above all that this life writes.
+    put(&mut a, &StateType::HEALTH, "x", 2);
+    assert_eq!(number(&a, &StateType::HEALTH, "x"), Some(2));
+    assert_eq!(take(&mut a).records.len(), 1);
+    let claim = Vector::from([((id("a"), batch.epoch), Ranges::from_wire(&[(1, 1)]).unwrap())]);
+    assert_eq!(a.cover(&StateType::HEALTH, &claim, at(0)), Some(batch.epoch));
+}
+
+#[test]
+fn what_is_refused_makes_no_type() {
+    let (mut a, mut b) = (store("a"), store("b"));
+    put(&mut a, &routes(), "x", 1);
+    let good = take(&mut a);
+    let mut bad = good.clone();
+    bad.records[0].seq = 0;
+    for number in 0..300 {
+        bad.state_type.name = format!("t{number}");
+        assert_eq!(merge(&mut b, &bad).refused, [0]);
+    }
+    assert_eq!(b.types(), []);
+    assert_eq!(merge(&mut b, &good).accepted, 1);
+}
+
+#[test]
+fn a_reply_cut_for_its_length_does_not_say_that_the_rest_is_gone() {
+    let mut a = store("a");
+    (0..5).for_each(|key| _ = put(&mut a, &routes(), &key.to_string(), key));
+    let wanted = Ranges::from_wire(&[(1, 5)]).unwrap();
+    let (batch, gone) = a.records_at(&routes(), &id("a"), EPOCH, &wanted, 1, at(0));
+    assert_eq!((batch.unwrap().records.len(), gone), (1, false));
 }
 
 #[test]
@@ -225,14 +265,14 @@ fn a_peer_cannot_make_more_gaps_than_the_bound() {
     let mut batch = take(&mut a);
     let one = batch.records[0].clone();
     batch.records =
-        (1..=2_000).map(|seq| WireRecord { seq: seq * 2, key: seq.to_string(), ..one.clone() }).collect();
+        (1..=17_000).map(|seq| WireRecord { seq: seq * 2, key: seq.to_string(), ..one.clone() }).collect();
     let mut b = store("b");
     let outcome = merge(&mut b, &batch);
-    assert_eq!((outcome.accepted, outcome.refused.len()), (1_024, 976));
-    let gaps = Ranges::from_wire(&(1..2_000).map(|n| (n * 2, n * 2)).collect::<Vec<_>>()).unwrap();
+    assert_eq!((outcome.accepted, outcome.refused.len()), (16_384, 616));
+    let gaps = Ranges::from_wire(&(1..17_000).map(|n| (n * 2, n * 2)).collect::<Vec<_>>()).unwrap();
     let claim = Vector::from([((id("a"), EPOCH), gaps)]);
     b.cover(&routes(), &claim, at(0));
-    assert_eq!(b.ranges(&routes(), &id("a"), EPOCH).len(), 1_024);
+    assert_eq!(b.ranges(&routes(), &id("a"), EPOCH).len(), 16_384);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     Error, EventKind, NodeStatus, Options, StateChange, StateType, SyncableState, Value,
     proto::{Output, Protocol, lamport, tests_support::*},
+    wire::message::{RecordBatch, WireRecord, kind},
 };
 
 fn value(number: u32) -> Value {
@@ -202,4 +203,41 @@ fn a_record_with_a_time_to_live_is_gone_when_it_is_over() {
     a.handle_timeout(at(2_010));
     assert!(a.get(&StateType::DRAIN, "x").is_none());
     assert!(drain(&mut a).iter().any(|output| matches!(output, Output::Change(StateChange::Expired { .. }))));
+}
+
+#[test]
+fn who_hears_of_own_records_that_it_did_not_write_goes_on_under_a_later_epoch() {
+    let (mut a, mut b) = pair();
+    put(&mut a, &StateType::HEALTH, "x", 1, 10);
+    drain(&mut a);
+    let used = WALL_MS + 3_600_000;
+    let records = vec![WireRecord {
+        seq: 1,
+        key: "x".into(),
+        version: 99,
+        timestamp_ms: 0,
+        deleted: false,
+        ttl_ms: None,
+        value: value(666).into_bytes(),
+    }];
+    let state_type = (&StateType::HEALTH).into();
+    let forged = RecordBatch { state_type, source: id("a"), epoch: used, records, carried: Vec::new() };
+    a.handle_message(&id("b"), &message(kind::RECORDS, &forged), at(20));
+    assert_eq!(a.local_node().epoch, used + 1);
+    assert_eq!((a.counters().impersonations, a.counters().epochs_begun), (1, 1));
+    assert_eq!(a.get(&StateType::HEALTH, "x").unwrap().value, value(1));
+    let outputs = drain(&mut a);
+    assert!(events(&outputs).contains(&(EventKind::NodeConflict, "a".into())));
+    for (_, bytes) in sent(&outputs) {
+        b.handle_message(&id("a"), &bytes, at(21));
+    }
+    for ms in 22..30 {
+        a.handle_timeout(at(ms));
+        pass(&mut a, &mut b, ms);
+    }
+    assert_eq!(b.states(&StateType::HEALTH)[0].value, value(1));
+    // An epoch that no clock allows is no reason to follow it there.
+    let forged = RecordBatch { epoch: u64::MAX, ..forged };
+    a.handle_message(&id("b"), &message(kind::RECORDS, &forged), at(5_000));
+    assert_eq!(a.local_node().epoch, used + 1);
 }
