@@ -34,11 +34,17 @@ pub(super) struct Record {
     pub(super) value: Bytes,
 }
 
-/// A key's registers: one of a shared type, one for each source of a per-node type.
+/// A key's registers: one of a shared type, one for each source of a per-node type, ordered by source. Few sources
+/// write under one key, and a map for each key would cost a kilobyte.
 #[derive(Debug)]
 enum Register {
     One(Record),
-    Many(BTreeMap<NodeId, Record>),
+    Many(Vec<Record>),
+}
+
+/// Where the register of `source` is, or would be.
+fn place_of(records: &[Record], source: &NodeId) -> Result<usize, usize> {
+    records.binary_search_by(|record| record.source.cmp(source))
 }
 
 /// All there is of one type.
@@ -127,7 +133,7 @@ impl Table {
         self.count(&key, &record, true);
         let old = match self.registers.entry(Arc::clone(&key)) {
             Entry::Vacant(vacant) if self.per_node => {
-                vacant.insert(Register::Many(BTreeMap::from([(record.source.clone(), record)])));
+                vacant.insert(Register::Many(vec![record]));
                 None
             }
             Entry::Vacant(vacant) => {
@@ -136,7 +142,13 @@ impl Table {
             }
             Entry::Occupied(mut occupied) => match occupied.get_mut() {
                 Register::One(held) => Some(std::mem::replace(held, record)),
-                Register::Many(held) => held.insert(record.source.clone(), record),
+                Register::Many(held) => match place_of(held, &record.source) {
+                    Ok(at) => Some(std::mem::replace(&mut held[at], record)),
+                    Err(at) => {
+                        held.insert(at, record);
+                        None
+                    }
+                },
             },
         };
         if let Some(old) = &old {
@@ -152,7 +164,10 @@ impl Table {
         let register = self.registers.get_mut(key)?;
         let (record, empty) = match register {
             Register::One(record) => (Some(record.clone()).filter(|record| record.source == *source), true),
-            Register::Many(records) => (records.remove(source), records.is_empty()),
+            Register::Many(records) => {
+                let removed = place_of(records, source).ok().map(|at| records.remove(at));
+                (removed, records.is_empty())
+            }
         };
         let record = record?;
         if empty {
@@ -181,14 +196,14 @@ impl Table {
     pub(super) fn held(&self, key: &str, source: &NodeId) -> Option<&Record> {
         match self.registers.get(key)? {
             Register::One(record) => Some(record),
-            Register::Many(records) => records.get(source),
+            Register::Many(records) => place_of(records, source).ok().map(|at| &records[at]),
         }
     }
 
     fn held_mut(&mut self, key: &str, source: &NodeId) -> Option<&mut Record> {
         match self.registers.get_mut(key)? {
             Register::One(record) => Some(record),
-            Register::Many(records) => records.get_mut(source),
+            Register::Many(records) => place_of(records, source).ok().map(|at| &mut records[at]),
         }
     }
 
@@ -197,7 +212,7 @@ impl Table {
         self.registers.iter().flat_map(|(key, register)| {
             let (one, many) = match register {
                 Register::One(record) => (Some(record), None),
-                Register::Many(records) => (None, Some(records.values())),
+                Register::Many(records) => (None, Some(records)),
             };
             one.into_iter().chain(many.into_iter().flatten()).map(move |record| (key, record))
         })
