@@ -123,9 +123,7 @@ impl Protocol {
     /// Whether the claim, if true, changes anything.
     fn would_change(&self, body: &ClaimBody, told: Told) -> bool {
         match (self.members.get(&body.node_id), self.members.grave(&body.node_id)) {
-            (Some(member), _) => {
-                rank(body) > rank(&member.body) && !(member.body.left && body.epoch == member.body.epoch)
-            }
+            (Some(member), _) => rank(body) > rank(&member.body),
             // Whoever says so itself has proved itself anew.
             (None, Some(grave)) if told != Told::Directly => {
                 (body.epoch, body.incarnation) > (grave.epoch, grave.incarnation)

@@ -12,8 +12,11 @@ use siphasher::sip::SipHasher13;
 
 use crate::{
     EventKind, NodeId,
-    proto::{Now, Output, Protocol, ProtocolConfig, Time, Vouch},
-    wire::codec::Packet,
+    proto::{Now, Output, Protocol, ProtocolConfig, StreamInput, Time, Vouch},
+    wire::{
+        StreamId,
+        codec::{self, Packet},
+    },
 };
 
 pub(crate) fn id(name: &str) -> NodeId {
@@ -127,4 +130,63 @@ pub(crate) fn message<T: serde::Serialize>(kind: u8, body: &T) -> Bytes {
     let mut packet = Packet::new();
     packet.push(kind, body);
     packet.into_bytes()
+}
+
+/// Two cores and the connection between them, over which everything passes at once but what `lost` names.
+pub(crate) struct Wire<'a> {
+    pub(crate) cores: [&'a mut Protocol; 2],
+    /// Kinds of messages that never arrive.
+    pub(crate) lost: &'a [u8],
+    /// The other end's number of each stream, by end and number.
+    pub(crate) streams: BTreeMap<(usize, StreamId), StreamId>,
+}
+
+impl Wire<'_> {
+    /// Lets time pass from `from` to `to`, in steps of a millisecond.
+    pub(crate) fn run(&mut self, from: u64, to: u64) {
+        for ms in from..to {
+            for end in [0, 1] {
+                self.cores[end].handle_timeout(at(ms));
+            }
+            while self.pass(0, ms) || self.pass(1, ms) {}
+        }
+    }
+
+    fn pass(&mut self, end: usize, ms: u64) -> bool {
+        let outputs = drain(self.cores[end]);
+        let (me, peer) = (self.cores[end].id().clone(), self.cores[1 - end].id().clone());
+        for output in &outputs {
+            let (stream, input) = match output {
+                Output::Send { to, bytes } => {
+                    let kind =
+                        codec::parts(bytes).ok().and_then(|parts| parts.first().map(|(kind, _)| *kind));
+                    if *to == peer && kind.is_some_and(|kind| !self.lost.contains(&kind)) {
+                        self.cores[1 - end].handle_message(&me, bytes, at(ms));
+                    }
+                    continue;
+                }
+                Output::OpenStream { stream, .. } => {
+                    let theirs = StreamId(1_000 + 2 * self.streams.len() as u64);
+                    self.streams.insert((end, *stream), theirs);
+                    self.streams.insert((1 - end, theirs), *stream);
+                    (*stream, StreamInput::Opened)
+                }
+                Output::Frame { stream, bytes } => (*stream, StreamInput::Frame(bytes.clone())),
+                Output::Finish { stream } => (*stream, StreamInput::Finished),
+                Output::Reset { stream } => (*stream, StreamInput::Lost),
+                _ => continue,
+            };
+            if matches!(input, StreamInput::Frame(_)) {
+                self.cores[end].handle_stream(&peer, stream, StreamInput::Sent, at(ms));
+            }
+            if let Some(theirs) = self.streams.get(&(end, stream)) {
+                self.cores[1 - end].handle_stream(&me, *theirs, input, at(ms));
+            }
+        }
+        !outputs.is_empty()
+    }
+}
+
+pub(crate) fn wire<'a>(a: &'a mut Protocol, b: &'a mut Protocol, lost: &'a [u8]) -> Wire<'a> {
+    Wire { cores: [a, b], lost, streams: BTreeMap::new() }
 }

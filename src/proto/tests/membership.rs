@@ -477,3 +477,42 @@ fn a_forgotten_node_that_is_still_connected_must_say_hello_again() {
     connect(&mut a, &mut again, at(4));
     assert_eq!(status(&a), Some(NodeStatus::Alive));
 }
+
+#[test]
+fn a_suspecter_asks_others_to_look_and_whoever_finds_silence_accuses_too() {
+    let (mut a, mut b, mut c) = (core("a"), core("b"), core("c"));
+    connect(&mut a, &mut b, at(0));
+    connect(&mut a, &mut c, at(0));
+    connect(&mut b, &mut c, at(0));
+    let kinds = |outputs: &[Output]| -> Vec<u8> {
+        sent(outputs)
+            .iter()
+            .flat_map(|(_, bytes)| codec::parts(bytes).unwrap())
+            .map(|(kind, _)| kind)
+            .collect()
+    };
+    let (mut asked, mut accused) = (false, false);
+    // `c` is silent; only the requests to look pass from `a` to `b`, so that `b` knows of nothing else.
+    for ms in (2..6_000).step_by(5) {
+        a.handle_timeout(at(ms));
+        for (to, bytes) in sent(&drain(&mut a)) {
+            let kind = codec::parts(&bytes).unwrap()[0].0;
+            if to.as_str() == "b" && [kind::SOLICIT, kind::PING, kind::PING_REQ].contains(&kind) {
+                asked |= kind == kind::SOLICIT;
+                b.handle_message(&id("a"), &bytes, at(ms));
+            }
+        }
+        if asked {
+            b.handle_timeout(at(ms));
+        }
+        let outputs = drain(&mut b);
+        accused |=
+            kinds(&outputs).contains(&kind::SPREAD) && b.node(&id("c")).unwrap().status != NodeStatus::Alive;
+        for (to, bytes) in sent(&outputs) {
+            if to.as_str() == "a" {
+                a.handle_message(&id("b"), &bytes, at(ms));
+            }
+        }
+    }
+    assert!(asked && accused, "{asked} {accused}");
+}

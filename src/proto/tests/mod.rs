@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod membership;
+mod repair;
 mod spread;
 mod state;

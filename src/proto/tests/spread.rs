@@ -90,3 +90,61 @@ fn whom_the_origin_does_not_know_is_reached_through_those_who_do() {
         prop_assert!(copies <= nodes as u64 + 2 * strangers.len() as u64, "{copies} copies for {nodes} nodes");
     });
 }
+
+#[test]
+fn a_copy_that_comes_again_is_neither_delivered_nor_handed_on() {
+    let (mut a, mut b, mut c) = (core("a"), core("b"), core("c"));
+    connect(&mut a, &mut b, at(0));
+    connect(&mut a, &mut c, at(0));
+    for core in [&mut a, &mut b, &mut c] {
+        core.handle_timeout(at(2));
+        drain(core);
+    }
+    // `b` knows nobody but `a`, which knows `c`.
+    b.broadcast(&StateType::DRAIN, "x", Value::encode(&1).unwrap(), Options::default(), at(1_000)).unwrap();
+    let copy = sent(&drain(&mut b)).remove(0).1;
+    let receivers = |a: &mut Protocol| {
+        a.handle_message(&id("b"), &copy, at(1_000));
+        let mut receivers: Vec<_> = sent(&drain(a)).into_iter().map(|(to, _)| to.to_string()).collect();
+        receivers.sort();
+        receivers
+    };
+    let handoffs = a.counters().handoffs;
+    assert!(receivers(&mut a).contains(&"c".to_owned()));
+    assert_eq!(a.counters().handoffs, handoffs + 1);
+    assert_eq!(receivers(&mut a), ["b"], "only the acknowledgement");
+    assert_eq!((a.counters().handoffs, a.counters().duplicates), (handoffs + 1, 1));
+}
+
+#[test]
+fn a_range_that_a_silent_relay_was_handed_goes_to_another() {
+    let names: Vec<_> = (0..30).map(|number| id(&format!("n{number:02}"))).collect();
+    for silent in &names[1..] {
+        let mut fleet = fleet(&[0; 30], &BTreeSet::new());
+        let first = &names[0];
+        let value = Value::encode(&1).unwrap();
+        let origin = fleet.get_mut(first).unwrap();
+        origin.broadcast(&StateType::DRAIN, "x", value, Options::default(), at(1_000)).unwrap();
+        // Some acknowledgement time-outs, and less than news must have aged before gossip tells it.
+        for ms in 1_000..1_028 {
+            for name in &names {
+                fleet.get_mut(name).unwrap().handle_timeout(at(ms));
+            }
+            let mut waiting: Vec<_> = names.clone();
+            while let Some(from) = waiting.pop() {
+                for (to, bytes) in sent(&drain(fleet.get_mut(&from).unwrap())) {
+                    if to != *silent && from != *silent {
+                        fleet.get_mut(&to).unwrap().handle_message(&from, &bytes, at(ms));
+                        waiting.push(to);
+                    }
+                }
+            }
+        }
+        let missing: Vec<_> = fleet
+            .iter()
+            .filter(|(_, core)| core.get(&StateType::DRAIN, "x").is_none())
+            .map(|(id, _)| id)
+            .collect();
+        assert_eq!(missing, [silent]);
+    }
+}
