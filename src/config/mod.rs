@@ -1,5 +1,6 @@
 //! `Config`: every setting of a node, with its unit, its default and its price. What is wrong with one is
-//! found in `check`, where one comes from in `load`, how addresses are written in `address`. Opens no socket, starts nothing.
+//! found in `check`, where one comes from in `load`, how addresses are written in `address`. Opens no socket,
+//! starts nothing.
 
 mod address;
 mod check;
@@ -125,7 +126,8 @@ pub struct Config {
     pub tags: BTreeMap<String, String>,
 
     /// Where peers are to reach the node: `ip:port`, or an IP address alone, which means the bound port.
-    /// Default: none, the bound address; if that is `0.0.0.0` or `::`, what peers see the node dial from.
+    /// Default: none, the bound address. If that is `0.0.0.0` or `::`: the address from which the host would
+    /// reach the first `ip:port` of [`seeds`](Self::seeds) that is on another host, or else anybody.
     ///
     /// Set it behind address translation, in containers, and on hosts with several addresses.
     pub advertise_address: Option<String>,

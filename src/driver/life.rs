@@ -1,10 +1,10 @@
-//! One life of a node, from `start` to `stop`: the core behind its lock, the transport, the tasks. Every input goes
-//! through `step`, which performs what comes of it before it lets go of the lock, so effects keep their order.
-//! Nothing in here blocks while the lock is held.
+//! One life of a node, from `start` to `stop`: the core behind its lock, the transport, the tasks. Every input
+//! goes through `step`, which performs what comes of it before it lets go of the lock, so effects keep their
+//! order. Nothing in here blocks while the lock is held.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, Weak,
@@ -24,9 +24,8 @@ use tokio::{
 
 use crate::{
     ClusterEvent, Error, EventData, EventKind, Identity, NodeId, Spread, StateType,
-    config::Seed,
     driver::{
-        CloseInfo, ConnectionInfo, Driver, Explanation,
+        CloseInfo, ConnectionInfo, Driver, Explanation, advertise,
         clock::{self, Clock},
         lock,
     },
@@ -136,7 +135,7 @@ impl Life {
         let bound = transport.local_address();
         let advertised = match driver.checked.advertise {
             Some(advertise) => advertise.at(bound),
-            None => reachable(bound, &driver.checked.seeds),
+            None => advertise::reachable(bound, &driver.checked.seeds),
         };
         let settings = driver.protocol_config(net.cluster.clone(), advertised, epoch);
         let vouch = Arc::clone(&credentials) as Arc<dyn Vouch>;
@@ -176,6 +175,10 @@ impl Life {
 
     pub(super) fn turn(&self) -> u64 {
         self.turn
+    }
+
+    pub(super) fn driver(&self) -> Option<Arc<Driver>> {
+        self.driver.upgrade()
     }
 
     pub(super) fn bound(&self) -> SocketAddr {
@@ -423,34 +426,6 @@ async fn keep_time(life: Weak<Life>) {
         }
         alive.step(Protocol::handle_timeout);
     }
-}
-
-/// Where peers reach a node bound to `bound`: if that is every address of the host, the one it would dial from.
-fn reachable(bound: SocketAddr, seeds: &[Seed]) -> SocketAddr {
-    if !bound.ip().is_unspecified() {
-        return bound;
-    }
-    let seed = seeds.iter().find_map(|seed| match seed {
-        Seed::Address(address) => Some(*address),
-        Seed::Host(..) => None,
-    });
-    // Documentation addresses (RFC 5737, RFC 3849): connecting a UDP socket sends nothing, it asks for the route.
-    let (any, far, here) = if bound.is_ipv4() {
-        let far = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9));
-        (IpAddr::V4(Ipv4Addr::UNSPECIFIED), far, IpAddr::V4(Ipv4Addr::LOCALHOST))
-    } else {
-        let far = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9));
-        (IpAddr::V6(Ipv6Addr::UNSPECIFIED), far, IpAddr::V6(Ipv6Addr::LOCALHOST))
-    };
-    let from = |target: SocketAddr| {
-        let any = if target.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { any };
-        let socket = UdpSocket::bind(SocketAddr::new(any, 0)).ok()?;
-        socket.connect(target).ok()?;
-        socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
-    };
-    let far_v4 = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9));
-    let ip = seed.and_then(from).or_else(|| from(far)).or_else(|| from(far_v4)).unwrap_or(here);
-    SocketAddr::new(ip, bound.port())
 }
 
 /// What the transport talks to: the life, which must not be kept alive by its own transport.

@@ -1,12 +1,15 @@
 //! The only place where clock, entropy, sockets, threads and the core meet. Holds no rule of the protocol.
 //!
-//! `life` from start to stop: core, transport, tasks · `clock` time and chance · `seeds` who is asked for the cluster ·
-//! `events`, `providers` threads for user code · `feed` their queues · `view` what readers are shown
+//! `life` from start to stop: core, transport, tasks · `clock` time and chance · `seeds` who is asked for the
+//! cluster · `advertise` where peers reach this node · `expiry` the end of its certificate · `events`, `providers`
+//! threads for user code · `feed` their queues · `view` what readers are shown
 //!
 //! This file holds what outlives a life, and sees to it that there is one at most.
 
+mod advertise;
 pub(crate) mod clock;
 mod events;
+mod expiry;
 mod feed;
 mod life;
 mod providers;
@@ -172,13 +175,15 @@ impl Driver {
             return Err(Error::StoppedWhileStarting);
         }
         let address = life.bound();
-        tracing::info!(node_id = %self.node_id(), %address, cluster = identity.cluster_name(), epoch, "the node serves");
+        let (node_id, cluster) = (self.node_id(), identity.cluster_name());
+        tracing::info!(%node_id, %address, cluster, epoch, "the node serves");
         self.publish(ClusterEvent::new(
             EventKind::ClusterStarted,
             Some(self.node_id()),
             clock::wall_now(),
             EventData::Started { address },
         ));
+        life.spawn(expiry::watch(Arc::downgrade(&life)));
         self.providers.offer();
         let first = self.first_round(&life);
         let mut progress = self.progress.subscribe();
@@ -410,6 +415,11 @@ impl Driver {
 
     pub(crate) fn node_id(&self) -> NodeId {
         self.checked.node_id.clone()
+    }
+
+    /// The identity in force, or to start with.
+    fn identity(&self) -> Option<Identity> {
+        lock(&self.settings).identity.clone()
     }
 
     /// The life that takes commands and answers questions.

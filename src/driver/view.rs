@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeId, NodeInfo, proto::MemberExplanation};
+use crate::{NodeId, NodeInfo, identity, proto::MemberExplanation};
 
 /// Where a cluster's handle stands between `start` and `stop`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -146,12 +146,18 @@ impl fmt::Display for Explanation {
                 let who = if link.dialled { "dialled" } else { "accepted" };
                 write!(f, "\n  connected to {} ({who}), round trip {:?}", link.remote, link.rtt)?;
                 write!(f, ", {} of {} packets lost", link.packets_lost, link.packets_sent)?;
+                write!(f, ", certificate until {}", identity::written(link.certificate_end))?;
             }
             None => write!(f, "\n  not connected")?,
         }
         if let Some(close) = &self.last_close {
             let who = if close.by_peer { "the peer" } else { "this node" };
-            write!(f, "\n  last closed by {who}: {} ({:#x}) {}", close.name, close.code, close.reason)?;
+            let at = identity::written(close.at);
+            write!(
+                f,
+                "\n  last closed at {at} by {who}: {} ({:#x}) {}",
+                close.name, close.code, close.reason
+            )?;
         }
         if let Some(error) = &self.last_dial_error {
             write!(f, "\n  last dial: {error}")?;

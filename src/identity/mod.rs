@@ -32,6 +32,7 @@ pub(crate) use self::{
     signer::Signer,
     spiffe::SpiffeName,
     trust::{Peer, RejectionKind, Role, Trust, provider},
+    x509::written,
 };
 use crate::{Error, NodeId};
 
@@ -250,6 +251,11 @@ impl Identity {
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.own.not_after
+    }
+
+    /// From when on the certificate chain is valid.
+    pub(crate) fn not_before(&self) -> SystemTime {
+        self.own.not_before
     }
 
     /// Writes `ca.pem`, `cert.pem`, `key.pem` and, if the identity has revocation lists, `crl.pem` into `dir`,

@@ -150,7 +150,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// A time as people read it, in UTC.
-pub(super) fn written(time: SystemTime) -> String {
+pub(crate) fn written(time: SystemTime) -> String {
     let seconds = match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |seconds| -seconds),
