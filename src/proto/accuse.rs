@@ -94,7 +94,9 @@ impl Protocol {
 
     /// This node's own probe failed.
     pub(super) fn accuse(&mut self, id: &NodeId, cause: &str, now: Now) {
-        let Some(accusation) = self.accusation(id, false) else { return };
+        let Some(accusation) = self.accusation(id, false).filter(|_| self.members.is_live(id)) else {
+            return;
+        };
         let first = self.members.get(id).is_some_and(|member| member.status == NodeStatus::Alive);
         let suspicion = self.members.get(id).and_then(|member| member.suspicion.as_ref());
         // One accuser is told once, and more than the rule counts need not be told at all.

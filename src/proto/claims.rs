@@ -177,8 +177,8 @@ impl Protocol {
             self.members.insert(member, now.time);
             return;
         }
-        self.members.insert(member, now.time);
-        self.with_counting(&id, now, |_| ());
+        // What it has said before its claim came counts from now on.
+        self.with_counting(&id, now, |core| core.members.insert(member, now.time));
         let cause = if told == Told::Directly { "it connected" } else { "a peer told its claim" };
         self.event(EventKind::NodeJoin, &id, cause, now);
         self.plan_dial(&id, now);
@@ -276,6 +276,9 @@ impl Protocol {
 
     /// Takes a member out of the table, until it proves itself anew.
     pub(super) fn bury_forgotten(&mut self, forget: &Forget, now: Now) -> bool {
+        if forget.node_id == self.me {
+            return false; // also while it leaves
+        }
         let Some(member) = self.members.get(&forget.node_id) else { return false };
         let known = (member.body.epoch, member.body.incarnation);
         if member.is_live() || known > (forget.epoch, forget.incarnation) {

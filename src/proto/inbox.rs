@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// Parts of a message at most: each may be answered, and a small one with a large answer.
+const PARTS_MAX: usize = 256;
+
 /// A part of a message, decoded.
 pub(super) enum Part {
     Ping(Ping),
@@ -78,6 +81,9 @@ impl Protocol {
             return;
         }
         let parts = codec::parts(bytes).and_then(|parts| {
+            if parts.len() > PARTS_MAX {
+                return Err(Malformed("more parts than a message may have"));
+            }
             parts.into_iter().map(|(kind, body)| decode(kind, &body)).collect::<Result<Vec<_>, _>>()
         });
         let result = parts.and_then(|parts| {

@@ -41,7 +41,7 @@ use crate::{
 const ENTRIES_MAX: usize = 65_536;
 /// Gaps of one entry at most; a dot that would make one more stays unknown until those before it have come.
 /// Each change hashes its entry anew, so that a peer pays for gaps with no more than some microseconds a record.
-const RANGES_MAX: usize = 2_048;
+const RANGES_MAX: usize = 32_768;
 /// The greatest sequence number.
 const SEQ_MAX: u64 = 1 << 62;
 /// How far an epoch may lie ahead of the wall clock.

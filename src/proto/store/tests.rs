@@ -265,14 +265,14 @@ fn a_peer_cannot_make_more_gaps_than_the_bound() {
     let mut batch = take(&mut a);
     let one = batch.records[0].clone();
     batch.records =
-        (1..=17_000).map(|seq| WireRecord { seq: seq * 2, key: seq.to_string(), ..one.clone() }).collect();
+        (1..=34_000).map(|seq| WireRecord { seq: seq * 2, key: seq.to_string(), ..one.clone() }).collect();
     let mut b = store("b");
     let outcome = merge(&mut b, &batch);
-    assert_eq!((outcome.accepted, outcome.refused.len()), (2_048, 14_952));
-    let gaps = Ranges::from_wire(&(1..17_000).map(|n| (n * 2, n * 2)).collect::<Vec<_>>()).unwrap();
+    assert_eq!((outcome.accepted, outcome.refused.len()), (32_768, 1_232));
+    let gaps = Ranges::from_wire(&(1..34_000).map(|n| (n * 2, n * 2)).collect::<Vec<_>>()).unwrap();
     let claim = Vector::from([((id("a"), EPOCH), gaps)]);
     b.cover(&routes(), &claim, at(0));
-    assert_eq!(b.ranges(&routes(), &id("a"), EPOCH).len(), 2_048);
+    assert_eq!(b.ranges(&routes(), &id("a"), EPOCH).len(), 32_768);
 }
 
 #[test]
