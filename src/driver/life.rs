@@ -169,7 +169,7 @@ impl Life {
         });
         *slot = Some(Arc::downgrade(&life));
         drop(slot);
-        life.spawn(keep_time(Arc::downgrade(&life)));
+        life.spawn(keep_time(Orphan(Arc::downgrade(&life))));
         Ok(life)
     }
 
@@ -393,7 +393,8 @@ impl Core {
     }
 }
 
-/// Tells the driver that the runtime has dropped the task: without tasks there is no life.
+/// Tells the driver that the runtime has dropped the task, though it may never have run: without tasks there is no
+/// life.
 struct Orphan(Weak<Life>);
 
 impl Drop for Orphan {
@@ -407,10 +408,9 @@ impl Drop for Orphan {
 }
 
 /// The timer: asks the clock each turn, so that a busy socket cannot starve a timeout.
-async fn keep_time(life: Weak<Life>) {
-    let _orphan = Orphan(life.clone());
+async fn keep_time(orphan: Orphan) {
     loop {
-        let Some(alive) = life.upgrade() else { return };
+        let Some(alive) = orphan.0.upgrade() else { return };
         let next = {
             let mut slot = lock(&alive.core);
             let Some(core) = slot.as_mut() else { return };

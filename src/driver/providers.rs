@@ -13,6 +13,7 @@ use std::{
 use crate::{
     Error, NodeId, ProviderStats, StateKey, StateProvider, StateType, SyncableState,
     driver::{Driver, clock, guarded, lock, read, write},
+    wire::limits,
 };
 
 /// From so many waiting records on, a newer version of a key that waits takes the place of the older one. Below
@@ -89,7 +90,8 @@ impl Providers {
         let end = clock::monotonic() + limit;
         for worker in workers {
             if !worker.rest(end.saturating_duration_since(clock::monotonic())) {
-                tracing::warn!(state_type = %worker.state_type, "a provider is still busy with its last call; its thread is left to it");
+                let state_type = &worker.state_type;
+                tracing::warn!(%state_type, "a provider is still busy with its last call; its thread is left to it");
             }
         }
     }
@@ -286,13 +288,16 @@ impl Worker {
         let Some(records) = self.call(StateProvider::sync_state) else { return };
         let offered = records.len();
         let ours = |record: &SyncableState| {
-            record.state_type == self.state_type && record.source_node == self.node_id
+            record.state_type == self.state_type
+                && record.source_node == self.node_id
+                && (1..=limits::KEY_LEN_MAX).contains(&record.key.len())
         };
         let records: Vec<_> = records.into_iter().filter(ours).collect();
-        let foreign = offered - records.len();
-        if foreign > 0 {
-            self.counters.rejected.fetch_add(foreign as u64, SeqCst);
-            tracing::debug!(state_type = %self.state_type, foreign, "a provider offered records of other types or nodes");
+        let refused = offered - records.len();
+        if refused > 0 {
+            self.counters.rejected.fetch_add(refused as u64, SeqCst);
+            let state_type = &self.state_type;
+            tracing::debug!(%state_type, refused, "a provider offered records of other types or nodes, or no key");
         }
         if self.hand_over(records) {
             *last = digest;
@@ -321,7 +326,8 @@ impl Worker {
             if let Some(Err(error)) = driver.offer(vec![record]) {
                 rejected += 1;
                 if rejected == 1 {
-                    tracing::warn!(state_type = %self.state_type, %error, "a provider offered records that cannot be taken");
+                    let state_type = &self.state_type;
+                    tracing::warn!(%state_type, %error, "a provider offered records that cannot be taken");
                 }
             }
         }

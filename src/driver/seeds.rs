@@ -1,5 +1,6 @@
 //! Seeds: addresses that are asked for the cluster for the node's whole life, so that halves which lost sight of
-//! one another meet again. Each is resolved anew at every try. Knows no member; who answers is the transport's word.
+//! one another meet again. Each is resolved anew at every try. Knows no member; who answers is the transport's
+//! word.
 
 use std::{
     collections::BTreeSet,
@@ -71,7 +72,8 @@ async fn tend_one(life: Weak<Life>, seed: Seed, first: mpsc::Sender<Outcome>) {
                 let now = clock::monotonic();
                 if logged.is_none_or(|last| now.duration_since(last) >= LOG_EVERY) {
                     logged = Some(now);
-                    tracing::warn!(seed = %shown(&seed), %error, "a seed does not let this node in; it is tried again and again");
+                    let seed = shown(&seed);
+                    tracing::warn!(seed, %error, "a seed does not let this node in; it is tried again and again");
                 }
                 let wait = back_off;
                 back_off = (back_off * 2).min(BACK_OFF_MAX);
