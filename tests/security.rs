@@ -131,3 +131,17 @@ async fn an_identity_of_another_node_cannot_be_taken_over_while_running() {
     cluster.reload_identity(ours.issue(&id("a")).unwrap()).unwrap();
     still_serves(&cluster, &ours, "good").await;
 }
+
+#[tokio::test]
+async fn a_reload_without_a_list_makes_no_revoked_certificate_valid_again() {
+    let ours = authority();
+    let without_list = ours.issue(&id("a")).unwrap();
+    let cluster = started(node(&ours, "a", &[])).await;
+    let lost = ours.issue(&id("lost")).unwrap();
+    ours.revoke(&lost).unwrap();
+    cluster.reload_identity(ours.issue(&id("a")).unwrap()).unwrap();
+    cluster.reload_identity(without_list).unwrap();
+    let thief = started(config(lost, &[])).await;
+    is_refused(&thief, &cluster, "certificate_revoked").await;
+    still_serves(&cluster, &ours, "good").await;
+}

@@ -544,18 +544,11 @@ impl Driver {
     }
 
     pub(crate) fn reload_identity(&self, identity: Identity) -> Result<(), Error> {
-        let shared = self.config.tls.shared_certificate;
         // Held all the while: two reloads at once must not end half in each.
         let mut settings = lock(&self.settings);
-        let result = (|| {
-            if let Some(current) = &settings.identity {
-                identity.check_successor(current)?;
-            }
-            identity.check_usable(shared, clock::wall_now())?;
-            self.life().map_or(Ok(0), |life| life.reload(&identity, shared))
-        })();
+        let result = self.take_over(identity, settings.identity.as_ref());
         match result {
-            Ok(closed) => {
+            Ok((closed, identity)) => {
                 tracing::info!(closed, "a new identity is in force");
                 settings.identity = Some(identity);
                 Ok(())
@@ -572,6 +565,21 @@ impl Driver {
                 Err(error)
             }
         }
+    }
+
+    /// Checks a new identity and has the life use it; how many peers that cost, and what is in force now.
+    fn take_over(&self, new: Identity, current: Option<&Identity>) -> Result<(usize, Identity), Error> {
+        let shared = self.config.tls.shared_certificate;
+        let identity = match current {
+            Some(current) => {
+                new.check_successor(current)?;
+                new.with_lists_of(current)
+            }
+            None => new,
+        };
+        identity.check_usable(shared, clock::wall_now())?;
+        let closed = self.life().map_or(Ok(0), |life| life.reload(&identity, shared))?;
+        Ok((closed, identity))
     }
 
     // Readers and user code.

@@ -355,6 +355,21 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// Keeps the revocation lists of `current` where this identity has none of its own, so that no reload makes a
+    /// revoked certificate valid again. Those of authorities that it does not trust any more go with them.
+    pub(crate) fn with_lists_of(mut self, current: &Self) -> Self {
+        for list in &*current.crls {
+            // Refused: this identity has a newer one, or its authority is gone.
+            if let Ok(lists) = crl::merge(&self.crls, vec![list.clone()], &self.signers(), "revocation list")
+            {
+                self.crls = lists.into();
+            }
+        }
+        self
+    }
+}
+
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")
