@@ -1,69 +1,40 @@
 //! Every function of the original API, on real sockets: one test for each row of the table that says where it went.
 //! Each names the original; what happens when things go wrong is `cluster` and `security`.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail, and waits on real time")]
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod common;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use common::{authority, id, node, started, text, until};
 use phalanx::{
-    Applied, Authority, Cluster, ClusterEvent, Config, EventKind, NodeId, NodeStatus, StateKey,
+    Applied, Authority, Cluster, ClusterEvent, EventKind, NodeId, NodeStatus, StateKey,
     StateProvider, StateType, Status, SyncableState, Value,
 };
 
-fn id(name: &str) -> NodeId {
-    NodeId::new(name).unwrap()
-}
-
-/// The configuration of a node, quick enough at finding the dead for a test.
-fn config(authority: &Authority, name: &str, seeds: &[&Cluster]) -> Config {
-    let mut config = Config::default();
-    config.enabled = true;
-    config.bind_address = Ipv4Addr::LOCALHOST.into();
-    config.bind_port = 0;
-    config.ping_interval = Duration::from_millis(200);
-    config.ping_timeout = Duration::from_millis(100);
-    config.seeds = seeds.iter().map(|seed| seed.local_node().address.to_string()).collect();
-    config.identity = Some(authority.issue(&id(name)).unwrap());
-    config
-}
-
 async fn start(authority: &Authority, name: &str, seeds: &[&Cluster]) -> Cluster {
-    let cluster = Cluster::new(config(authority, name, seeds)).unwrap();
-    cluster.start().await.unwrap().expect("it is enabled");
-    cluster
+    started(node(authority, name, seeds)).await
 }
 
 /// Two nodes that see one another.
 async fn pair() -> (Cluster, Cluster) {
-    let authority = Authority::generate("api").unwrap();
+    let authority = authority();
     let a = start(&authority, "a", &[]).await;
     let b = start(&authority, "b", &[&a]).await;
-    until(|| a.cluster_size() == 2 && b.cluster_size() == 2).await;
+    until("they see one another", || a.cluster_size() == 2 && b.cluster_size() == 2).await;
     (a, b)
-}
-
-async fn until(mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "it does not come to pass");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn text(cluster: &Cluster, of: &StateType, key: &str) -> Option<String> {
-    cluster.get(of, key).map(|record| record.value.decode().unwrap())
 }
 
 // original: start!
 #[tokio::test]
 async fn start_serves_and_tells_where_and_a_second_start_changes_nothing() {
-    let authority = Authority::generate("api").unwrap();
-    let cluster = Cluster::new(config(&authority, "a", &[])).unwrap();
+    let authority = authority();
+    let cluster = Cluster::new(node(&authority, "a", &[])).unwrap();
     assert_eq!(cluster.status(), Status::Stopped);
     let started = cluster.start().await.unwrap().expect("it is enabled");
     assert_eq!(started.node_id, id("a"));
@@ -71,8 +42,8 @@ async fn start_serves_and_tells_where_and_a_second_start_changes_nothing() {
     assert_eq!(cluster.status(), Status::Running);
     assert_eq!(cluster.start().await.unwrap(), None);
     let peer = start(&authority, "b", &[&cluster]).await;
-    until(|| cluster.cluster_size() == 2 && peer.cluster_size() == 2).await;
-    let mut off = config(&authority, "c", &[]);
+    until("it comes to pass", || cluster.cluster_size() == 2 && peer.cluster_size() == 2).await;
+    let mut off = node(&authority, "c", &[]);
     off.enabled = false;
     assert_eq!(Cluster::new(off).unwrap().start().await.unwrap(), None);
 }
@@ -84,16 +55,16 @@ async fn stop_leaves_and_may_be_repeated_and_followed_by_a_start() {
     b.stop().await.unwrap();
     b.stop().await.unwrap();
     assert_eq!(b.status(), Status::Stopped);
-    until(|| a.all_nodes()[&id("b")].status == NodeStatus::Left).await;
+    until("it comes to pass", || a.all_nodes()[&id("b")].status == NodeStatus::Left).await;
     assert!(b.start().await.unwrap().is_some());
-    until(|| a.is_alive(&id("b")) && b.cluster_size() == 2).await;
+    until("it comes to pass", || a.is_alive(&id("b")) && b.cluster_size() == 2).await;
 }
 
 // original: running?
 #[tokio::test]
 async fn is_running_between_start_and_stop() {
-    let authority = Authority::generate("api").unwrap();
-    let cluster = Cluster::new(config(&authority, "a", &[])).unwrap();
+    let authority = authority();
+    let cluster = Cluster::new(node(&authority, "a", &[])).unwrap();
     assert!(!cluster.is_running());
     cluster.start().await.unwrap();
     assert!(cluster.is_running());
@@ -104,16 +75,16 @@ async fn is_running_between_start_and_stop() {
 // original: node-id, get-node-id
 #[test]
 fn node_id_is_the_certificates_also_before_the_start() {
-    let authority = Authority::generate("api").unwrap();
-    let cluster = Cluster::new(config(&authority, "lb-1.fra", &[])).unwrap();
+    let authority = authority();
+    let cluster = Cluster::new(node(&authority, "lb-1.fra", &[])).unwrap();
     assert_eq!(cluster.node_id(), id("lb-1.fra"));
 }
 
 // original: local-node
 #[tokio::test]
 async fn local_node_tells_of_this_node() {
-    let authority = Authority::generate("api").unwrap();
-    let mut config = config(&authority, "a", &[]);
+    let authority = authority();
+    let mut config = node(&authority, "a", &[]);
     config.zone = Some("fra".into());
     config.tags = BTreeMap::from([("role".into(), "edge".into())]);
     let cluster = Cluster::new(config).unwrap();
@@ -130,7 +101,7 @@ async fn local_node_tells_of_this_node() {
 async fn all_nodes_has_every_known_node_the_gone_ones_too() {
     let (a, b) = pair().await;
     b.stop().await.unwrap();
-    until(|| a.cluster_size() == 1).await;
+    until("it comes to pass", || a.cluster_size() == 1).await;
     let nodes = a.all_nodes();
     assert_eq!(nodes.keys().cloned().collect::<Vec<_>>(), [id("a"), id("b")]);
     assert_eq!((nodes[&id("a")].status, nodes[&id("b")].status), (NodeStatus::Alive, NodeStatus::Left));
@@ -144,7 +115,7 @@ async fn alive_nodes_includes_this_one() {
     let (a, b) = pair().await;
     assert_eq!(a.alive_nodes(), [id("a"), id("b")].into());
     b.stop().await.unwrap();
-    until(|| a.alive_nodes() == [id("a")].into()).await;
+    until("it comes to pass", || a.alive_nodes() == [id("a")].into()).await;
     assert!(b.alive_nodes().is_empty());
 }
 
@@ -154,7 +125,7 @@ async fn cluster_size_counts_the_alive() {
     let (a, b) = pair().await;
     assert_eq!((a.cluster_size(), b.cluster_size()), (2, 2));
     b.stop().await.unwrap();
-    until(|| a.cluster_size() == 1).await;
+    until("it comes to pass", || a.cluster_size() == 1).await;
     assert_eq!(b.cluster_size(), 0);
 }
 
@@ -164,7 +135,7 @@ async fn is_alive_of_those_believed_so() {
     let (a, b) = pair().await;
     assert!(a.is_alive(&id("a")) && a.is_alive(&id("b")) && !a.is_alive(&id("nobody")));
     b.stop().await.unwrap();
-    until(|| !a.is_alive(&id("b"))).await;
+    until("it comes to pass", || !a.is_alive(&id("b"))).await;
 }
 
 // original: node-suspected?, node-dead?
@@ -176,11 +147,11 @@ async fn is_suspected_then_is_dead_of_a_node_that_vanished() {
     a.subscribe(move |event: &ClusterEvent| log.lock().unwrap().push(event.kind));
     assert!(!a.is_suspected(&id("b")) && !a.is_dead(&id("b")));
     drop(b); // without a word: a crash
-    until(|| a.is_suspected(&id("b"))).await;
+    until("it comes to pass", || a.is_suspected(&id("b"))).await;
     assert!(!a.is_alive(&id("b")) && !a.is_dead(&id("b")));
-    until(|| a.is_dead(&id("b"))).await;
+    until("it comes to pass", || a.is_dead(&id("b"))).await;
     assert!(!a.is_suspected(&id("b")));
-    until(|| kinds.lock().unwrap().contains(&EventKind::NodeDead)).await;
+    until("it comes to pass", || kinds.lock().unwrap().contains(&EventKind::NodeDead)).await;
     let kinds = kinds.lock().unwrap();
     assert!(kinds.contains(&EventKind::NodeSuspect) && !kinds.contains(&EventKind::NodeLeave));
 }
@@ -192,17 +163,17 @@ async fn broadcast_is_stored_here_and_arrives_there() {
     let first = a.broadcast(StateType::DRAIN, "backend-1", "draining").unwrap().expect("it runs");
     assert_eq!((first.source_node.clone(), first.key.as_str()), (id("a"), "backend-1"));
     assert_eq!(text(&a, &StateType::DRAIN, "backend-1").as_deref(), Some("draining"));
-    until(|| text(&b, &StateType::DRAIN, "backend-1").as_deref() == Some("draining")).await;
+    until("it comes to pass", || text(&b, &StateType::DRAIN, "backend-1").as_deref() == Some("draining")).await;
     let second = b.broadcast(StateType::DRAIN, "backend-1", "active").unwrap().unwrap();
     assert!(second.version > first.version);
-    until(|| text(&a, &StateType::DRAIN, "backend-1").as_deref() == Some("active")).await;
+    until("it comes to pass", || text(&a, &StateType::DRAIN, "backend-1").as_deref() == Some("active")).await;
     // Of a per-node type each node has a register of its own.
     a.broadcast(StateType::HEALTH, "backend-1", "up").unwrap();
     b.broadcast(StateType::HEALTH, "backend-1", "down").unwrap();
-    until(|| a.states(&StateType::HEALTH).len() == 2 && b.states(&StateType::HEALTH).len() == 2).await;
+    until("it comes to pass", || a.states(&StateType::HEALTH).len() == 2 && b.states(&StateType::HEALTH).len() == 2).await;
     assert_eq!(text(&a, &StateType::HEALTH, "backend-1").as_deref(), Some("up"));
     assert!(a.remove(StateType::DRAIN, "backend-1").unwrap().is_some());
-    until(|| b.get(&StateType::DRAIN, "backend-1").is_none()).await;
+    until("it comes to pass", || b.get(&StateType::DRAIN, "backend-1").is_none()).await;
     a.stop().await.unwrap();
     assert_eq!(a.broadcast(StateType::DRAIN, "backend-1", "x").unwrap(), None);
 }
@@ -218,7 +189,7 @@ async fn broadcast_many_takes_a_batch_and_counts_what_it_accepted() {
     let states: Vec<_> = (0..500).map(|number| record(number, a.next_version())).collect();
     assert_eq!(a.broadcast_many(states).unwrap(), 500);
     assert_eq!(a.broadcast_many(vec![record(3, 1)]).unwrap(), 0, "an old version loses as anywhere");
-    until(|| b.states(&"routes".into()).len() == 500).await;
+    until("it comes to pass", || b.states(&"routes".into()).len() == 500).await;
     let mut foreign = record(7, 9);
     foreign.source_node = id("b");
     let error = a.broadcast_many(vec![record(600, a.next_version()), foreign]).unwrap_err();
@@ -246,7 +217,7 @@ async fn next_version_is_above_every_version_written_or_seen() {
         let _ = b.next_version();
     }
     let written = b.broadcast("routes", "x", &1).unwrap().unwrap();
-    until(|| a.get(&"routes".into(), "x").is_some()).await;
+    until("it comes to pass", || a.get(&"routes".into(), "x").is_some()).await;
     assert!(a.next_version() > written.version);
 }
 
@@ -283,17 +254,17 @@ impl StateProvider for Table {
 async fn a_provider_is_handed_what_is_known_and_what_comes() {
     let (a, b) = pair().await;
     b.broadcast("routes", "before", &1).unwrap();
-    until(|| a.get(&"routes".into(), "before").is_some()).await;
+    until("it comes to pass", || a.get(&"routes".into(), "before").is_some()).await;
     let table = Arc::new(Table::default());
     a.register_provider(Arc::clone(&table) as _).unwrap();
     let again = a.register_provider(Arc::new(Table::default())).unwrap_err();
     assert!(again.to_string().contains("routes has a provider already; unregister it first"), "{again}");
     b.broadcast("routes", "after", &2).unwrap();
-    until(|| table.applied.lock().unwrap().len() == 2).await;
+    until("it comes to pass", || table.applied.lock().unwrap().len() == 2).await;
     let keys: Vec<_> = table.applied.lock().unwrap().iter().map(|record| record.key.clone()).collect();
     assert_eq!(keys, ["before", "after"]);
     b.remove("routes", "after").unwrap();
-    until(|| table.applied.lock().unwrap().len() == 3).await;
+    until("it comes to pass", || table.applied.lock().unwrap().len() == 3).await;
     assert!(table.applied.lock().unwrap()[2].deleted);
     assert_eq!(a.stats().providers["routes"].applied, 3);
 }
@@ -305,11 +276,11 @@ async fn an_unregistered_provider_is_handed_nothing_more() {
     let table = Arc::new(Table::default());
     a.register_provider(Arc::clone(&table) as _).unwrap();
     b.broadcast("routes", "x", &1).unwrap();
-    until(|| table.applied.lock().unwrap().len() == 1).await;
+    until("it comes to pass", || table.applied.lock().unwrap().len() == 1).await;
     assert!(a.unregister_provider(&"routes".into()));
     assert!(!a.unregister_provider(&"routes".into()));
     b.broadcast("routes", "y", &2).unwrap();
-    until(|| a.get(&"routes".into(), "y").is_some()).await;
+    until("it comes to pass", || a.get(&"routes".into(), "y").is_some()).await;
     assert_eq!(table.applied.lock().unwrap().len(), 1);
     a.register_provider(table).unwrap();
 }
@@ -317,7 +288,7 @@ async fn an_unregistered_provider_is_handed_nothing_more() {
 // original: IStateProvider
 #[tokio::test]
 async fn what_a_provider_holds_is_shared_and_it_hears_of_deaths() {
-    let authority = Authority::generate("api").unwrap();
+    let authority = authority();
     let a = start(&authority, "a", &[]).await;
     let table = Arc::new(Table::default());
     let value = Value::encode("held").unwrap();
@@ -328,16 +299,16 @@ async fn what_a_provider_holds_is_shared_and_it_hears_of_deaths() {
     assert_eq!(digest, HashMap::from([(key, held.version)]));
     a.register_provider(Arc::clone(&table) as _).unwrap();
     let b = start(&authority, "b", &[&a]).await;
-    until(|| text(&b, &"routes".into(), "own").as_deref() == Some("held")).await;
+    until("it comes to pass", || text(&b, &"routes".into(), "own").as_deref() == Some("held")).await;
     drop(b);
-    until(|| *table.failed.lock().unwrap() == [id("b")]).await;
+    until("it comes to pass", || *table.failed.lock().unwrap() == [id("b")]).await;
 }
 
 // original: subscribe!
 #[tokio::test]
 async fn subscribers_hear_of_everything_in_order() {
-    let authority = Authority::generate("api").unwrap();
-    let a = Cluster::new(config(&authority, "a", &[])).unwrap();
+    let authority = authority();
+    let a = Cluster::new(node(&authority, "a", &[])).unwrap();
     let heard = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&heard);
     a.subscribe(move |event: &ClusterEvent| {
@@ -345,13 +316,13 @@ async fn subscribers_hear_of_everything_in_order() {
     });
     a.start().await.unwrap();
     let b = start(&authority, "b", &[&a]).await;
-    until(|| a.cluster_size() == 2).await;
+    until("it comes to pass", || a.cluster_size() == 2).await;
     b.broadcast("routes", "x", &1).unwrap();
-    until(|| heard.lock().unwrap().iter().any(|(kind, _)| *kind == EventKind::StateChanged)).await;
+    until("it comes to pass", || heard.lock().unwrap().iter().any(|(kind, _)| *kind == EventKind::StateChanged)).await;
     b.stop().await.unwrap();
-    until(|| heard.lock().unwrap().iter().any(|(kind, _)| *kind == EventKind::NodeLeave)).await;
+    until("it comes to pass", || heard.lock().unwrap().iter().any(|(kind, _)| *kind == EventKind::NodeLeave)).await;
     a.stop().await.unwrap();
-    until(|| heard.lock().unwrap().last() == Some(&(EventKind::ClusterStopped, Some(id("a"))))).await;
+    until("it comes to pass", || heard.lock().unwrap().last() == Some(&(EventKind::ClusterStopped, Some(id("a"))))).await;
     let heard = heard.lock().unwrap();
     let place = |kind, node: &str| {
         heard
@@ -371,19 +342,19 @@ async fn subscribers_hear_of_everything_in_order() {
 // original: its unsubscribe function
 #[tokio::test]
 async fn who_unsubscribes_hears_no_more() {
-    let authority = Authority::generate("api").unwrap();
+    let authority = authority();
     let a = start(&authority, "a", &[]).await;
     let count = Arc::new(Mutex::new(0));
     let counts = Arc::clone(&count);
     let subscription = a.subscribe(move |_: &ClusterEvent| *counts.lock().unwrap() += 1);
     a.broadcast("routes", "x", &1).unwrap();
-    until(|| *count.lock().unwrap() == 1).await;
+    until("it comes to pass", || *count.lock().unwrap() == 1).await;
     subscription.unsubscribe();
     let other = Arc::new(Mutex::new(0));
     let others = Arc::clone(&other);
     a.subscribe(move |_: &ClusterEvent| *others.lock().unwrap() += 1);
     a.broadcast("routes", "y", &2).unwrap();
-    until(|| *other.lock().unwrap() == 1).await;
+    until("it comes to pass", || *other.lock().unwrap() == 1).await;
     assert_eq!(*count.lock().unwrap(), 1);
 }
 
@@ -407,13 +378,13 @@ async fn stats_count_and_serialise() {
     assert_eq!(json["gossip"]["running"], true);
     assert!(!json.to_string().contains("PRIVATE KEY"));
     b.stop().await.unwrap();
-    until(|| a.stats().membership.left_count == 1).await;
+    until("it comes to pass", || a.stats().membership.left_count == 1).await;
 }
 
 // original: get-config
 #[tokio::test]
 async fn config_is_as_in_force_and_shows_no_secret() {
-    let authority = Authority::generate("api").unwrap();
+    let authority = authority();
     let a = start(&authority, "a", &[]).await;
     let config = a.config();
     assert_eq!((config.gossip_fanout, config.max_batch_size, config.suspicion_mult), (2, 100, 3));

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::SeqCst},
         mpsc,
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use common::{Log, authority, config, fleet, id, node, started, still_serves, text, until};
@@ -87,16 +87,14 @@ async fn a_start_that_is_given_up_takes_everything_back() {
 }
 
 #[tokio::test]
-async fn dead_seeds_hold_a_start_up_for_about_two_seconds_and_are_tried_again() {
+async fn dead_seeds_hold_no_start_up_for_long_and_are_tried_again() {
     let authority = authority();
     let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let later = free();
     let mut config = node(&authority, "a", &[]);
     config.seeds =
         vec![silent.local_addr().unwrap().to_string(), later.to_string(), "lb-1.invalid:7946".into()];
-    let begun = Instant::now();
-    let cluster = started(config).await;
-    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    let cluster = tokio::time::timeout(SOON, started(config)).await.expect("no seed holds a start up for ever");
     still_serves(&cluster, &authority, "good").await;
     let mut seed = node(&authority, "seed", &[]);
     seed.bind_port = later.port();
@@ -113,9 +111,7 @@ async fn a_node_whose_seed_is_itself_serves_without_dialling_itself() {
     let port = address.port();
     config.seeds =
         vec![address.to_string(), format!("localhost:{port}"), format!("[::ffff:127.0.0.1]:{port}")];
-    let begun = Instant::now();
-    let cluster = started(config).await;
-    assert!(begun.elapsed() < SOON);
+    let cluster = tokio::time::timeout(SOON, started(config)).await.expect("it does not wait for itself");
     assert_eq!(cluster.cluster_size(), 1);
     assert_eq!(cluster.join(&[address.to_string()]).await.unwrap(), 0);
     assert_eq!(cluster.stats().net.refused.get("duplicate-id"), None);
@@ -153,7 +149,7 @@ fn a_runtime_that_goes_away_takes_the_node_along_and_another_may_carry_it() {
     let carrier = std::thread::spawn(move || {
         second.block_on(async move {
             while ended.try_recv() == Err(mpsc::TryRecvError::Empty) {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         });
     });
@@ -167,9 +163,8 @@ fn a_runtime_that_goes_away_takes_the_node_along_and_another_may_carry_it() {
 fn a_stop_ends_though_the_runtime_stands_still() {
     let (stalled, other) = (runtime(), runtime());
     let cluster = stalled.block_on(started(node(&authority(), "a", &[])));
-    let begun = Instant::now();
-    other.block_on(cluster.stop()).unwrap();
-    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    let stop = other.block_on(async { tokio::time::timeout(SOON, cluster.stop()).await });
+    stop.expect("it ends without that runtime").unwrap();
     assert_eq!(cluster.status(), Status::Stopped);
 }
 
@@ -202,7 +197,7 @@ async fn a_callback_may_call_anything() {
         if event.kind == EventKind::ClusterStarted {
             let (told, again) = (told.clone(), handle.clone());
             handle.subscribe(move |event: &ClusterEvent| {
-                told.send((event.kind, again.cluster_size())).unwrap()
+                told.send((event.kind, again.cluster_size())).unwrap();
             });
             assert!(handle.broadcast("routes", "x", &1).unwrap().is_some());
             runtime().block_on(handle.stop()).unwrap();
