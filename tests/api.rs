@@ -13,8 +13,8 @@ use std::{
 
 use common::{authority, id, node, started, text, until};
 use phalanx::{
-    Applied, Authority, Cluster, ClusterEvent, EventKind, NodeId, NodeStatus, StateKey,
-    StateProvider, StateType, Status, SyncableState, Value,
+    Applied, Authority, Cluster, ClusterEvent, EventKind, NodeId, NodeStatus, StateKey, StateProvider,
+    StateType, Status, SyncableState, Value,
 };
 
 async fn start(authority: &Authority, name: &str, seeds: &[&Cluster]) -> Cluster {
@@ -163,14 +163,18 @@ async fn broadcast_is_stored_here_and_arrives_there() {
     let first = a.broadcast(StateType::DRAIN, "backend-1", "draining").unwrap().expect("it runs");
     assert_eq!((first.source_node.clone(), first.key.as_str()), (id("a"), "backend-1"));
     assert_eq!(text(&a, &StateType::DRAIN, "backend-1").as_deref(), Some("draining"));
-    until("it comes to pass", || text(&b, &StateType::DRAIN, "backend-1").as_deref() == Some("draining")).await;
+    until("it comes to pass", || text(&b, &StateType::DRAIN, "backend-1").as_deref() == Some("draining"))
+        .await;
     let second = b.broadcast(StateType::DRAIN, "backend-1", "active").unwrap().unwrap();
     assert!(second.version > first.version);
     until("it comes to pass", || text(&a, &StateType::DRAIN, "backend-1").as_deref() == Some("active")).await;
     // Of a per-node type each node has a register of its own.
     a.broadcast(StateType::HEALTH, "backend-1", "up").unwrap();
     b.broadcast(StateType::HEALTH, "backend-1", "down").unwrap();
-    until("it comes to pass", || a.states(&StateType::HEALTH).len() == 2 && b.states(&StateType::HEALTH).len() == 2).await;
+    until("it comes to pass", || {
+        a.states(&StateType::HEALTH).len() == 2 && b.states(&StateType::HEALTH).len() == 2
+    })
+    .await;
     assert_eq!(text(&a, &StateType::HEALTH, "backend-1").as_deref(), Some("up"));
     assert!(a.remove(StateType::DRAIN, "backend-1").unwrap().is_some());
     until("it comes to pass", || b.get(&StateType::DRAIN, "backend-1").is_none()).await;
@@ -318,11 +322,18 @@ async fn subscribers_hear_of_everything_in_order() {
     let b = start(&authority, "b", &[&a]).await;
     until("it comes to pass", || a.cluster_size() == 2).await;
     b.broadcast("routes", "x", &1).unwrap();
-    until("it comes to pass", || heard.lock().unwrap().iter().any(|(kind, _)| *kind == EventKind::StateChanged)).await;
+    until("it comes to pass", || {
+        heard.lock().unwrap().iter().any(|(kind, _)| *kind == EventKind::StateChanged)
+    })
+    .await;
     b.stop().await.unwrap();
-    until("it comes to pass", || heard.lock().unwrap().iter().any(|(kind, _)| *kind == EventKind::NodeLeave)).await;
+    until("it comes to pass", || heard.lock().unwrap().iter().any(|(kind, _)| *kind == EventKind::NodeLeave))
+        .await;
     a.stop().await.unwrap();
-    until("it comes to pass", || heard.lock().unwrap().last() == Some(&(EventKind::ClusterStopped, Some(id("a"))))).await;
+    until("it comes to pass", || {
+        heard.lock().unwrap().last() == Some(&(EventKind::ClusterStopped, Some(id("a"))))
+    })
+    .await;
     let heard = heard.lock().unwrap();
     let place = |kind, node: &str| {
         heard

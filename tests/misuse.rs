@@ -94,7 +94,8 @@ async fn dead_seeds_hold_no_start_up_for_long_and_are_tried_again() {
     let mut config = node(&authority, "a", &[]);
     config.seeds =
         vec![silent.local_addr().unwrap().to_string(), later.to_string(), "lb-1.invalid:7946".into()];
-    let cluster = tokio::time::timeout(SOON, started(config)).await.expect("no seed holds a start up for ever");
+    let cluster =
+        tokio::time::timeout(SOON, started(config)).await.expect("no seed holds a start up for ever");
     still_serves(&cluster, &authority, "good").await;
     let mut seed = node(&authority, "seed", &[]);
     seed.bind_port = later.port();
