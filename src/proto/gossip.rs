@@ -44,11 +44,12 @@ impl Protocol {
         let mut list = DotList { dots: Vec::new() };
         let mut size = 0;
         let mut told = Vec::new();
-        for (key, since) in &self.news {
+        // The oldest first, or sources that write all the time would keep others from being told at all.
+        let aged = self.news.iter().filter(|(_, since)| now.time.since(**since) >= NEWS_AGE);
+        let mut aged: Vec<_> = aged.map(|(key, since)| (*since, key)).collect();
+        aged.sort_unstable();
+        for (_, key) in aged {
             let (state_type, source, epoch) = key;
-            if now.time.since(*since) < NEWS_AGE {
-                continue;
-            }
             let mut ranges = self.store.ranges(state_type, source, *epoch).to_wire();
             ranges.drain(..ranges.len().saturating_sub(RANGES_MAX));
             size += 40 + state_type.as_str().len() + source.as_str().len() + 18 * ranges.len();

@@ -24,7 +24,7 @@ use crate::{
         CloseCode, StreamId,
         codec::{self, Malformed},
         limits,
-        message::{Covers, Forget, MemberRow, Open, RecordBatch, SignedClaim, Wants, kind},
+        message::{Covers, Forget, MemberRow, Open, RecordBatch, SignedClaim, Standing, Wants, kind},
     },
 };
 
@@ -66,7 +66,7 @@ pub(super) struct Exchange {
     /// Frames handed over and not sent yet.
     ahead: usize,
     /// Dots whose records were refused: they stay unknown whatever the peer claims.
-    refused: Vec<(StateType, NodeId, u64, u64)>,
+    refused: BTreeMap<(StateType, NodeId, u64), Ranges>,
     told_all: bool,
     heard_all: bool,
 }
@@ -164,7 +164,7 @@ impl Exchange {
             rows: BTreeMap::new(),
             plan: None,
             ahead: 0,
-            refused: Vec::new(),
+            refused: BTreeMap::new(),
             told_all: false,
             heard_all: false,
         }
@@ -211,8 +211,9 @@ impl Protocol {
 
     fn accept_exchange(&mut self, peer: &NodeId, stream: StreamId, now: Now) {
         self.hear(peer, now);
-        let inbound = self.exchanges.values().filter(|exchange| exchange.inbound).count();
-        if inbound >= INBOUND_MAX || self.leaving || !self.members.is_live(peer) {
+        let inbound = self.exchanges.values().filter(|exchange| exchange.inbound);
+        let of_peer = inbound.clone().any(|exchange| exchange.peer == *peer);
+        if of_peer || inbound.count() >= INBOUND_MAX || self.leaving || !self.members.is_live(peer) {
             self.counters.exchanges_refused += 1;
             self.outputs.push_back(Output::Reset { stream });
             return;
@@ -240,7 +241,7 @@ impl Protocol {
                 kind::WANTS => self.on_wants(stream, codec::decode(&body)?, now)?,
                 kind::CLAIM => self.on_told_claim(peer, stream, &codec::decode(&body)?, now),
                 kind::FORGET => drop(self.bury_forgotten(&codec::decode(&body)?, now)),
-                kind::RECORDS => self.on_slice(peer, stream, &codec::decode(&body)?, now)?,
+                kind::RECORDS => self.on_slice(peer, stream, &codec::decode(&body)?, now),
                 kind::COVERS => self.on_covers(peer, stream, &codec::decode(&body)?, now),
                 kind::DONE => {
                     if let Some(exchange) = self.exchanges.get_mut(&stream) {
@@ -300,33 +301,34 @@ impl Protocol {
             let row = self.exchanges.get(&stream)?.rows.get(&body.node_id)?;
             ((row.epoch, row.incarnation) == (body.epoch, body.incarnation)).then(|| row.clone())
         });
+        let is_dead = row.as_ref().is_some_and(|row| row.standing == Standing::Dead);
         let told =
             row.map_or(Told::Relayed, |row| Told::Row(row.standing, Duration::from_millis(row.since_ms)));
         let news = self.hear_claim(peer, signed, told, now) == Claimed::News;
         // Two halves that meet: what one of this half learns, all of it must. A joiner learns what all know.
-        if news && self.synced.is_some() {
+        // Of the dead only that they are, by those who find out; a bare claim would make them live.
+        if news && !is_dead && self.synced.is_some() {
             self.spread_part(kind::CLAIM, signed, false, now);
         }
     }
 
-    fn on_slice(
-        &mut self,
-        peer: &NodeId,
-        stream: StreamId,
-        batch: &RecordBatch,
-        now: Now,
-    ) -> Result<(), Malformed> {
+    fn on_slice(&mut self, peer: &NodeId, stream: StreamId, batch: &RecordBatch, now: Now) {
         self.counters.records_synced += batch.records.len() as u64;
         let refused = self.take_records(peer, batch, now);
         let state_type = StateType::from(&batch.state_type);
         if let Some(exchange) = self.exchanges.get_mut(&stream) {
-            let dot = |seq| (state_type.clone(), batch.source.clone(), batch.epoch, seq);
-            exchange.refused.extend(refused.into_iter().map(dot));
-            if exchange.refused.len() > REFUSED_MAX {
-                return Err(Malformed("more records that must be refused than an honest peer has"));
+            let place = (state_type, batch.source.clone(), batch.epoch);
+            for seq in refused {
+                exchange.refused.entry(place.clone()).or_default().insert(seq);
+            }
+            let ranges: usize = exchange.refused.values().map(Ranges::len).sum();
+            if ranges > REFUSED_MAX {
+                // What arrived counts; the rest would be refused as well.
+                self.counters.exchanges_refused += 1;
+                self.drop_exchange(stream);
+                self.outputs.push_back(Output::Reset { stream });
             }
         }
-        Ok(())
     }
 
     /// The whole delta of these types has arrived: what it covers is known from now on.
@@ -334,17 +336,15 @@ impl Protocol {
         let Some(exchange) = self.exchanges.get(&stream) else { return };
         let mut vectors: BTreeMap<StateType, Vector> = BTreeMap::new();
         for dots in &covers.vectors {
-            let (Some(state_type), Some(mut ranges)) =
+            let (Some(state_type), Some(ranges)) =
                 (self.kept_type(&dots.state_type), Ranges::from_wire(&dots.ranges))
             else {
                 continue;
             };
-            for (of, source, epoch, seq) in &exchange.refused {
-                if (of, source, *epoch) == (&state_type, &dots.source, dots.epoch) {
-                    ranges.remove(*seq);
-                }
-            }
-            vectors.entry(state_type).or_default().insert((dots.source.clone(), dots.epoch), ranges);
+            let place = (state_type, dots.source.clone(), dots.epoch);
+            let ranges = exchange.refused.get(&place).map_or(ranges.clone(), |refused| ranges.minus(refused));
+            let (state_type, source, epoch) = place;
+            vectors.entry(state_type).or_default().insert((source, epoch), ranges);
         }
         let mut forged = None;
         for (state_type, vector) in &vectors {

@@ -40,7 +40,7 @@ use crate::{
 /// Vector entries of one type at most: sources times their lives.
 const ENTRIES_MAX: usize = 65_536;
 /// Gaps of one entry at most; a dot that would make one more stays unknown until those before it have come.
-/// Each change hashes its entry anew, so that a peer pays for gaps with no more than some microseconds a record.
+/// A source whose live records are sparser than that cannot be taken over by who joins.
 const RANGES_MAX: usize = 32_768;
 /// The greatest sequence number.
 const SEQ_MAX: u64 = 1 << 62;
@@ -187,23 +187,26 @@ impl Store {
         }
         // Nobody else numbers this node's writes; and one of a later life would stand above all it writes in this.
         let own = self.is_own_now(&batch.source, batch.epoch);
+        let mut fresh = Vec::new();
         for record in &batch.records {
             if self.holds(&state_type, &batch.source, batch.epoch, record.seq) {
                 outcome.known += 1;
             } else if own {
                 outcome.forged = true;
-            } else if !is_valid(record, now)
-                || !self.learn(&state_type, &batch.source, batch.epoch, record.seq)
-            {
-                outcome.refused.push(record.seq);
+            } else if is_valid(record, now) {
+                fresh.push(record);
             } else {
-                outcome.new_dots = true;
-                self.clock.witness(record.version);
-                if self.accept(&state_type, batch, record, now, effects) {
-                    outcome.accepted += 1;
-                } else {
-                    outcome.superseded += 1;
-                }
+                outcome.refused.push(record.seq);
+            }
+        }
+        self.learn(&state_type, batch, &mut fresh, &mut outcome);
+        for record in fresh {
+            outcome.new_dots = true;
+            self.clock.witness(record.version);
+            if self.accept(&state_type, batch, record, now, effects) {
+                outcome.accepted += 1;
+            } else {
+                outcome.superseded += 1;
             }
         }
         if let Some(carried) =
@@ -261,17 +264,31 @@ impl Store {
             }
     }
 
-    /// Knows a dot from now on, unless that would make one gap too many.
-    fn learn(&mut self, state_type: &StateType, source: &NodeId, epoch: u64, seq: u64) -> bool {
-        let mut learnt = true;
-        self.table(state_type).learn(source, epoch, |known| {
-            known.insert(seq);
-            if known.len() > RANGES_MAX {
-                known.remove(seq);
-                learnt = false;
-            }
+    /// Knows the dots of `fresh` from now on, but for those that would make one gap too many: they are refused. All at
+    /// once, since the entry is hashed anew for each change.
+    fn learn(
+        &mut self,
+        state_type: &StateType,
+        batch: &RecordBatch,
+        fresh: &mut Vec<&WireRecord>,
+        outcome: &mut BatchOutcome,
+    ) {
+        if fresh.is_empty() {
+            return;
+        }
+        self.table(state_type).learn(&batch.source, batch.epoch, |known| {
+            fresh.retain(|record| {
+                let new = known.insert(record.seq);
+                let fits = known.len() <= RANGES_MAX;
+                if !new {
+                    outcome.known += 1; // twice in one batch
+                } else if !fits {
+                    known.remove(record.seq);
+                    outcome.refused.push(record.seq);
+                }
+                new && fits
+            });
         });
-        learnt
     }
 
     /// Knows all these dots from now on, unless that would make too many gaps; whether any was new.

@@ -90,7 +90,8 @@ impl Store {
         (batches, false)
     }
 
-    /// The records with these dots, and whether some that are known here have no record any more.
+    /// The records with these dots, and whether some that are known here are not among them: they have no record any
+    /// more, or it did not fit. Either way an exchange must bring the rest.
     pub(crate) fn records_at(
         &self,
         state_type: &StateType,
@@ -104,17 +105,15 @@ impl Store {
         let known = table.ranges(source, epoch).map_or(0, |ours| wanted.count() - wanted.minus(ours).count());
         let mut records = Vec::new();
         let mut bytes = 0;
-        let mut found = 0;
         for (lo, hi) in wanted.iter() {
             for (key, record) in table.at(source, epoch, lo, hi) {
-                found += 1;
                 if bytes < bytes_max {
                     bytes += key.len() + record.value.len() + RECORD_OVERHEAD;
                     records.push(to_wire(key, record, now));
                 }
             }
         }
-        let gone = found < known;
+        let gone = (records.len() as u64) < known;
         let (state_type, source) = (state_type.into(), source.clone());
         let batch = (!records.is_empty()).then_some(RecordBatch {
             state_type,

@@ -125,13 +125,20 @@ fn a_stranger_is_not_listened_to() {
 }
 
 #[test]
-fn a_peer_cannot_open_more_exchanges_than_the_bound() {
-    let (mut a, _) = talk_quickly();
-    for stream in 1..=5 {
-        a.handle_stream(&id("b"), StreamId(stream * 2), StreamInput::Opened, at(10));
+fn a_peer_has_one_exchange_here_at_a_time_and_all_peers_have_two() {
+    let mut a = core("a");
+    for peer in ["b", "c", "d"] {
+        connect(&mut a, &mut core(peer), at(0));
     }
-    let resets = drain(&mut a).iter().filter(|output| matches!(output, Output::Reset { .. })).count();
-    assert_eq!((resets, a.counters().exchanges_refused), (3, 3));
+    let mut open = |peer, stream| {
+        a.handle_stream(&id(peer), StreamId(stream), StreamInput::Opened, at(10));
+        a.counters().exchanges_refused
+    };
+    let refused = [("b", 2), ("b", 4), ("c", 6), ("d", 8)].map(|(peer, stream)| open(peer, stream));
+    assert_eq!(refused, [0, 1, 1, 2]);
+    let resets: Vec<_> = drain(&mut a).into_iter().filter(|o| matches!(o, Output::Reset { .. })).collect();
+    assert_eq!(resets, [4, 8].map(|stream| Output::Reset { stream: StreamId(stream) }));
+    is_well(&mut a);
 }
 
 #[test]
