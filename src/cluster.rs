@@ -226,25 +226,9 @@ impl Cluster {
     /// # Errors
     /// [`Error::TooLarge`] over 64 tags or 4 KiB in all, or if a tag has no name.
     pub fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<(), Error> {
-        let size = tags.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if tags.len() > limits::TAGS_MAX {
-            return Err(Error::TooLarge {
-                what: "number of tags",
-                size: tags.len(),
-                limit: limits::TAGS_MAX,
-            });
-        }
-        if size > limits::TAGS_LEN_MAX {
-            return Err(Error::TooLarge {
-                what: "length of all tags in bytes",
-                size,
-                limit: limits::TAGS_LEN_MAX,
-            });
-        }
-        if tags.contains_key("") {
-            return Err(Error::InvalidKey { size: 0, limit: limits::TAGS_LEN_MAX });
-        }
-        self.driver().set_tags(tags)
+        limits::check_tags(&tags)?;
+        self.driver().set_tags(tags);
+        Ok(())
     }
 
     fn has_status(&self, node: &NodeId, status: NodeStatus) -> bool {

@@ -535,12 +535,11 @@ impl Driver {
         (&mut joining.0).await.map_err(|_| Error::NotRunning)
     }
 
-    pub(crate) fn set_tags(&self, tags: BTreeMap<String, String>) -> Result<(), Error> {
+    pub(crate) fn set_tags(&self, tags: BTreeMap<String, String>) {
         let told = tags.clone();
         // If the node does not run, the next start tells them.
-        self.command(|protocol, now| protocol.set_tags(told, now)).transpose()?;
+        self.command(|protocol, now| protocol.set_tags(told, now));
         lock(&self.settings).tags = tags;
-        Ok(())
     }
 
     pub(crate) fn reload_identity(&self, identity: Identity) -> Result<(), Error> {

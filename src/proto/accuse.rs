@@ -36,7 +36,7 @@ impl Protocol {
         } else if member.is_live() {
             if status == NodeStatus::Alive && heard {
                 // A third party's word never beats a packet just received; but the accused should refute it.
-                self.tell_suspect(accusation);
+                self.tell_suspect(accusation, now);
             } else {
                 self.doubt(accusation, "a peer suspects it", now);
             }
@@ -249,14 +249,19 @@ impl Protocol {
 
     /// A member lives that did not.
     pub(super) fn after_revival(&mut self, id: &NodeId, was: NodeStatus, now: Now) {
-        if let Some(before) = self.isolated
-            && self.members.live() * 2 >= before
-        {
-            self.deaths.clear();
-            self.set_isolated(None, now);
-        }
+        self.end_isolation(now);
         if was == NodeStatus::Dead && self.members.get(id).is_some_and(|member| member.linked) {
             self.begin_exchange(id, now);
+        }
+    }
+
+    /// Half of those that were there are there again, or the lost have been forgotten: this node is not cut off.
+    pub(super) fn end_isolation(&mut self, now: Now) {
+        let Some(before) = self.isolated else { return };
+        let any_dead = self.members.iter().any(|(_, member)| member.status == NodeStatus::Dead);
+        if self.members.live() * 2 >= before || !any_dead {
+            self.deaths.clear();
+            self.set_isolated(None, now);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What nodes say of themselves, signed: which claim is believed, what it changes, and how this node makes its own
 //! (epochs, incarnations, refutation). A claim that would change nothing is not verified.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 
@@ -56,12 +56,10 @@ fn signed_message(cluster: &str, body: &[u8]) -> Vec<u8> {
 
 fn within_bounds(body: &ClaimBody, wall_ms: u64) -> bool {
     let latest = wall_ms.saturating_add(AHEAD_MAX_MS);
-    let tags: usize = body.tags.iter().map(|(key, value)| key.len() + value.len()).sum();
     body.epoch <= latest
         && body.incarnation <= latest
         && body.zone.as_ref().is_none_or(|zone| zone.len() <= limits::ZONE_LEN_MAX)
-        && body.tags.len() <= limits::TAGS_MAX
-        && tags <= limits::TAGS_LEN_MAX
+        && limits::check_tags(&body.tags).is_ok()
 }
 
 /// Others' claims.
@@ -110,7 +108,7 @@ impl Protocol {
         self.needed.remove(&body.node_id);
         let signed = SignedClaim { chain: None, ..signed.clone() };
         match self.members.get(&body.node_id) {
-            Some(_) => self.believe(body, signed, now),
+            Some(_) => self.believe(body, signed, told, now),
             None if self.members.len() >= MEMBERS_MAX => {
                 self.counters.members_refused += 1;
                 return Claimed::Refused;
@@ -179,17 +177,30 @@ impl Protocol {
         }
         // What it has said before its claim came counts from now on.
         self.with_counting(&id, now, |core| core.members.insert(member, now.time));
+        self.end_isolation(now);
         let cause = if told == Told::Directly { "it connected" } else { "a peer told its claim" };
         self.event(EventKind::NodeJoin, &id, cause, now);
         self.plan_dial(&id, now);
     }
 
     /// A known node's newer claim.
-    fn believe(&mut self, body: ClaimBody, signed: SignedClaim, now: Now) {
+    fn believe(&mut self, body: ClaimBody, signed: SignedClaim, told: Told, now: Now) {
         let id = body.node_id.clone();
         let Some(before) = self.members.get(&id) else { return };
         let (was, old) = (before.status, before.body.clone());
+        if let Told::Row(Standing::Dead, age) = told
+            && was == NodeStatus::Dead
+        {
+            // Another life of it has come and gone since this node knew it.
+            self.members.update(&id, now.time, |member| {
+                member.body = body;
+                member.signed = signed;
+                member.since = now.time - age;
+            });
+            return;
+        }
         let restarted = body.epoch > old.epoch;
+        let left = body.left;
         let moved = body.address != old.address;
         let (status, kind, cause) = if body.left {
             (NodeStatus::Left, (was != NodeStatus::Left).then_some(EventKind::NodeLeave), "it said goodbye")
@@ -230,7 +241,7 @@ impl Protocol {
             });
         });
         self.no_longer_suspect(&id);
-        if restarted {
+        if restarted || left {
             self.forget_probes_of(&id);
         }
         if let Some(kind) = kind {
@@ -255,6 +266,12 @@ impl Protocol {
         };
         if chain_hash(&chain) != signed.chain_hash || !self.is_signed(body, signed, &chain) {
             self.counters.claims_forged += 1;
+            return;
+        }
+        if body.left && body.epoch == mine.epoch && !mine.left {
+            // An earlier life began in the same millisecond, and has said goodbye: nothing follows that.
+            let epoch = mine.epoch.saturating_add(1);
+            self.begin_epoch(epoch, now);
             return;
         }
         let what = if same_life {
@@ -290,7 +307,9 @@ impl Protocol {
 
     /// A dead or left member goes, and leaves a grave.
     pub(super) fn remove_member(&mut self, id: &NodeId, now: Now) {
-        if let Some(member) = self.members.remove(id, now.time) {
+        let mut removed = None;
+        self.with_counting(id, now, |core| removed = core.members.remove(id, now.time));
+        if let Some(member) = removed {
             let grave = super::members::Grave {
                 epoch: member.body.epoch,
                 incarnation: member.body.incarnation,
@@ -346,7 +365,8 @@ impl Protocol {
         if mine.body.left || accused < mine.body.incarnation {
             return;
         }
-        self.refute_above = Some(self.refute_above.map_or(accused, |above| above.max(accused)));
+        // Nobody can have seen a later one than this node's own, and who says so must not drive it to the bound.
+        self.refute_above = Some(mine.body.incarnation);
         // At most once a gossip tick, or accusers could make this node sign and spread as fast as they talk.
         let earliest = self.refuted.map_or(Time::ZERO, |last| last + self.config.gossip_interval);
         if earliest <= now.time {
@@ -358,20 +378,20 @@ impl Protocol {
 
     pub(super) fn refute_now(&mut self, now: Now) {
         let Some(above) = self.refute_above.take() else { return };
-        let latest = now.wall_ms.saturating_add(AHEAD_MAX_MS);
+        if self.members.me().body.incarnation > above {
+            return; // something else has made it say more since
+        }
         self.refuted = Some(now.time);
         self.counters.refutations += 1;
         self.awareness.unwell(1);
-        self.claim_anew(now, |body| {
-            body.incarnation = body.incarnation.max(above).saturating_add(1).min(latest);
-        });
+        self.claim_anew(now, |body| body.incarnation = body.incarnation.saturating_add(1));
     }
 
     /// A peer remembers an epoch of this node that is not below its own: this process lost its memory or its
     /// clock, and must go beyond it.
     pub(super) fn surpass(&mut self, remembered: u64, now: Now) {
         let epoch = self.members.me().body.epoch;
-        if remembered <= epoch || remembered > now.wall_ms.saturating_add(AHEAD_MAX_MS) {
+        if remembered <= epoch || remembered >= now.wall_ms.saturating_add(AHEAD_MAX_MS) {
             return;
         }
         self.begin_epoch(remembered + 1, now);
@@ -379,6 +399,9 @@ impl Protocol {
 
     /// This node goes on under a later epoch, and republishes what it wrote.
     pub(super) fn begin_epoch(&mut self, epoch: u64, now: Now) {
+        if epoch <= self.members.me().body.epoch {
+            return; // its dots are used
+        }
         self.counters.epochs_begun += 1;
         self.with_counting(&self.me.clone(), now, |core| {
             core.store.new_epoch(epoch, now);
@@ -396,36 +419,22 @@ impl Protocol {
         self.claim_anew(now, |body| body.incarnation = body.incarnation.saturating_add(1));
     }
 
-    pub(crate) fn set_tags(
-        &mut self,
-        tags: std::collections::BTreeMap<String, String>,
-        now: Now,
-    ) -> Result<(), Error> {
-        let size = tags.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if tags.len() > limits::TAGS_MAX {
-            return Err(Error::TooLarge {
-                what: "number of tags",
-                size: tags.len(),
-                limit: limits::TAGS_MAX,
-            });
-        }
-        if size > limits::TAGS_LEN_MAX {
-            return Err(Error::TooLarge { what: "bytes of tags", size, limit: limits::TAGS_LEN_MAX });
-        }
+    /// Replaces this node's tags, which the caller has checked.
+    pub(crate) fn set_tags(&mut self, tags: BTreeMap<String, String>, now: Now) {
+        debug_assert!(limits::check_tags(&tags).is_ok());
         if self.members.me().body.tags == tags {
-            return Ok(());
+            return;
         }
         self.claim_anew(now, |body| {
             body.tags = tags;
             body.incarnation = body.incarnation.saturating_add(1);
         });
         self.event(EventKind::NodeUpdate, &self.me.clone(), "its tags were set", now);
-        Ok(())
     }
 
     pub(crate) fn forget(&mut self, node: &NodeId, now: Now) -> Result<(), Error> {
         let status = self.members.get(node).map(|member| member.status);
-        if !matches!(status, Some(NodeStatus::Dead | NodeStatus::Left)) {
+        if *node == self.me || !matches!(status, Some(NodeStatus::Dead | NodeStatus::Left)) {
             let status = status.map_or("unknown", NodeStatus::as_str).into();
             return Err(Error::NotForgettable { node_id: node.clone(), status });
         }

@@ -47,13 +47,15 @@ const BULK_FROM: usize = 16 * 1024;
 const FLUSH_MAX: usize = 32;
 /// With so many hand-offs not acknowledged yet, nothing new is sent: the newest value of a key waits, not a queue.
 const PENDING_MAX: usize = 4_096;
+/// Acknowledgements in one message at most; a message has fewer parts.
+const TOOK_MAX: usize = 1_024;
 /// With so many, what others want relayed is left to other relays and to gossip.
 const HANDOFFS_MAX: usize = 65_536;
 /// For how long a batch is remembered, so that it is not delivered twice.
 const SEEN_FOR: Duration = Duration::from_secs(5);
 /// Batches remembered at most.
 const SEEN_MAX: usize = 65_536;
-/// Ranges of one batch remembered at most.
+/// Ranges of one batch served at most.
 const SPANS_MAX: usize = 64;
 
 /// What is spread, as its origin made it.
@@ -79,6 +81,10 @@ struct Handoff {
     leaf: bool,
 }
 
+/// A batch that was delivered: its origin, epoch and number as the relay told them, and a hash of what it held, since
+/// a relay could tell them of something else.
+type Seen = (NodeId, u64, u64, u64);
+
 /// The dissemination's state.
 #[derive(Debug)]
 pub(super) struct Spreader {
@@ -90,12 +96,12 @@ pub(super) struct Spreader {
     last_handoff: u64,
     handoffs: BTreeMap<u64, Handoff>,
     /// Batches delivered, with the ranges served.
-    seen: BTreeMap<(NodeId, u64, u64), Vec<Span>>,
-    seen_order: VecDeque<(Time, (NodeId, u64, u64))>,
+    seen: BTreeMap<Seen, Vec<Span>>,
+    seen_order: VecDeque<(Time, Seen)>,
     /// Thousandths of repeats that are allowed now.
     repeats: u32,
     /// When hand-offs that were not acknowledged in time had been sent, and to whom.
-    late: VecDeque<(u64, NodeId, Time)>,
+    late: BTreeMap<(u64, NodeId), Time>,
     /// Hand-offs taken over by the message at hand, to be acknowledged at its end.
     took: Vec<u64>,
     flushed: Option<Time>,
@@ -112,7 +118,7 @@ impl Spreader {
             seen: BTreeMap::new(),
             seen_order: VecDeque::new(),
             repeats: REPEATS_SAVED * 1_000,
-            late: VecDeque::new(),
+            late: BTreeMap::new(),
             took: Vec::new(),
             flushed: None,
         }
@@ -157,7 +163,8 @@ impl Protocol {
             if nothing || self.spreader.handoffs.len() > PENDING_MAX {
                 return; // an acknowledgement wakes it again
             }
-            let batch = self.next_batch(now);
+            // Nothing, if others' records have won over all that waited.
+            let Some(batch) = self.next_batch(now) else { continue };
             self.spreader.flushed = Some(now.time);
             self.delegate(&batch, None, None, now);
         }
@@ -165,7 +172,7 @@ impl Protocol {
     }
 
     /// What waits, as one batch: the parts first, then records in the room that is left.
-    fn next_batch(&mut self, now: Now) -> Arc<Batch> {
+    fn next_batch(&mut self, now: Now) -> Option<Arc<Batch>> {
         let mut payload = Packet::new();
         let mut urgent = std::mem::take(&mut self.spreader.urgent);
         while let Some(part) = self.spreader.waiting.front() {
@@ -186,15 +193,18 @@ impl Protocol {
             self.counters.records_spread += batch.records.len() as u64;
             payload.push(kind::RECORDS, &batch);
         }
+        if payload.is_empty() {
+            return None;
+        }
         self.spreader.number += 1;
         self.counters.batches_spread += 1;
-        Arc::new(Batch {
+        Some(Arc::new(Batch {
             origin: self.me.clone(),
             epoch: self.members.me().body.epoch,
             number: self.spreader.number,
             payload: payload.into_parts(),
             urgent,
-        })
+        }))
     }
 }
 
@@ -209,9 +219,10 @@ impl Protocol {
             self.counters.handoffs_refused += 1;
             return Ok(()); // not acknowledged: somebody else gets the range
         }
-        let key = (head.origin.clone(), head.epoch, head.number);
+        let key = (head.origin.clone(), head.epoch, head.number, self.members.hash_of(&payload));
         let spans = self.spreader.seen.get(&key);
-        let (known, served) = (spans.is_some(), spans.is_some_and(|spans| spans.contains(&head.span)));
+        let (known, served) =
+            (spans.is_some(), spans.is_some_and(|s| s.len() >= SPANS_MAX || s.contains(&head.span)));
         if served || head.origin == self.me {
             self.counters.duplicates += 1;
         } else {
@@ -244,15 +255,13 @@ impl Protocol {
         }
     }
 
-    fn remember(&mut self, key: (NodeId, u64, u64), span: Span, now: Now) {
+    fn remember(&mut self, key: Seen, span: Span, now: Now) {
         let spreader = &mut self.spreader;
         let spans = spreader.seen.entry(key.clone()).or_default();
         if spans.is_empty() {
             spreader.seen_order.push_back((now.time, key));
         }
-        if spans.len() < SPANS_MAX {
-            spans.push(span);
-        }
+        spans.push(span);
         while spreader
             .seen_order
             .front()
@@ -418,6 +427,10 @@ impl Protocol {
     }
 
     pub(super) fn on_took(&mut self, from: &NodeId, took: &Took, now: Now) {
+        if took.handoffs.len() > TOOK_MAX {
+            self.counters.malformed += 1;
+            return;
+        }
         for number in &took.handoffs {
             self.measure_late(from, *number, now);
             let Some(handoff) = self.spreader.handoffs.get(number) else { continue };
@@ -444,8 +457,7 @@ impl Protocol {
 
     /// An acknowledgement that came too late says how long this path takes now.
     fn measure_late(&mut self, from: &NodeId, number: u64, now: Now) {
-        let late = self.spreader.late.iter().position(|(of, to, _)| *of == number && to == from);
-        if let Some((.., sent)) = late.and_then(|at| self.spreader.late.remove(at)) {
+        if let Some(sent) = self.spreader.late.remove(&(number, from.clone())) {
             self.measure(from, now.time.since(sent));
         }
     }
@@ -456,9 +468,9 @@ impl Protocol {
         let silent = handoff.to.clone();
         self.counters.handoffs_lost += 1;
         handoff.tried.push(silent.clone());
-        self.spreader.late.push_back((number, silent.clone(), handoff.sent));
+        self.spreader.late.insert((number, silent.clone()), handoff.sent);
         if self.spreader.late.len() > LATE_MAX {
-            self.spreader.late.pop_front();
+            self.spreader.late.pop_first(); // the oldest has the lowest number
         }
         if handoff.tried.len() >= TRIES_MAX || !self.spreader.may_repeat() {
             self.counters.handoffs_given_up += 1;

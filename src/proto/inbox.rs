@@ -21,6 +21,8 @@ use crate::{
 
 /// Parts of a message at most: each may be answered, and a small one with a large answer.
 const PARTS_MAX: usize = 256;
+/// Parts of a batch that is spread; none of them is answered.
+const SPREAD_PARTS_MAX: usize = 1_024;
 
 /// A part of a message, decoded.
 pub(super) enum Part {
@@ -103,8 +105,8 @@ impl Protocol {
             Part::Ping(ping) => self.on_ping(from, &ping, now),
             Part::Ack(ack) => self.on_ack(from, &ack, now),
             Part::PingReq(request) => self.on_ping_req(from, &request, now),
-            Part::Nack(nack) => self.on_nack(nack),
-            Part::Reached(reached) => self.on_reached(reached, now),
+            Part::Nack(nack) => self.on_nack(from, nack),
+            Part::Reached(reached) => self.on_reached(from, reached, now),
             Part::NeedClaim(need) => self.tell_claim(from, &need.node_id),
             Part::Solicit(solicit) => self.on_solicit(from, &solicit, now),
             Part::Spread(body) => self.on_spread(from, &body, now)?,
@@ -121,7 +123,11 @@ impl Protocol {
 
     /// The parts of a batch that is being spread: only what may travel so.
     pub(super) fn spread_parts(payload: &Bytes) -> Result<Vec<Part>, Malformed> {
-        let parts = codec::bare_parts(payload)?.into_iter().map(|(kind, body)| match kind {
+        let parts = codec::bare_parts(payload)?;
+        if parts.len() > SPREAD_PARTS_MAX {
+            return Err(Malformed("more parts than a batch may have"));
+        }
+        let parts = parts.into_iter().map(|(kind, body)| match kind {
             kind::CLAIM | kind::ACCUSATION | kind::RECORDS | kind::FORGET => decode(kind, &body),
             kind if kind >= codec::OPTIONAL_FROM => Ok(Part::Unknown),
             _ => Err(Malformed("a part that may not be spread")),

@@ -122,6 +122,7 @@ impl Protocol {
             return;
         };
         let known = self.members.get(peer).is_some();
+        let buried = self.members.grave(peer).is_some();
         let claimed = self.hear_claim(peer, &hello.claim, Told::Directly, now);
         if claimed == Claimed::News {
             let claim = self.claim_with_chain(peer).unwrap_or(hello.claim);
@@ -142,6 +143,10 @@ impl Protocol {
         self.timers.clear(&Timer::Dial(peer.clone()));
         self.hear(peer, now);
         self.surpass(introduction.your_epoch, now);
+        if buried && let Some(accusation) = self.accusation(peer, true) {
+            // The others have buried it too: only by refuting does it rise above all graves.
+            self.send_part(peer, kind::ACCUSATION, &accusation);
+        }
         self.store.witness_clock(hello.clock, now);
         // Of two that meet for the first time one asks; who is not synced yet asks anyway.
         if self.synced.is_none() || (!known && self.me < *peer) {
@@ -152,12 +157,12 @@ impl Protocol {
     /// The last connection to a peer is gone.
     pub(crate) fn handle_disconnected(&mut self, peer: &NodeId, code: CloseCode, by_peer: bool, now: Now) {
         self.enter(now);
+        self.lose_exchanges_with(peer);
+        self.hurry_handoffs_to(peer, now);
         let Some(member) = self.members.get(peer) else { return };
         let (linked, live) = (member.linked, member.is_live());
         self.links -= usize::from(linked);
         self.members.note(peer, |member| member.linked = false);
-        self.lose_exchanges_with(peer);
-        self.hurry_handoffs_to(peer, now);
         if !live || self.leaving {
             return;
         }

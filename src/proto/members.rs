@@ -43,6 +43,8 @@ pub(crate) struct Member {
     pub(crate) suspicion: Option<Suspicion>,
     /// Dials that failed in a row.
     pub(crate) failed_dials: u32,
+    /// When this node last told it that somebody accuses it.
+    pub(crate) warned: Option<Time>,
     /// When a digest that differs may start the next push-pull with it, and how long the wait after that is.
     pub(crate) early_sync: (Time, Duration),
 }
@@ -82,6 +84,7 @@ impl Member {
             place,
             suspicion: None,
             failed_dials: 0,
+            warned: None,
             early_sync: (Time::ZERO, Duration::ZERO),
         }
     }
@@ -256,10 +259,10 @@ impl Members {
         hasher.write_u8(0);
         hasher.write_u64(member.body.epoch);
         hasher.write_u64(member.body.incarnation);
+        // Who closed its connection with the code left, and told nobody else, is dead to those.
         hasher.write_u8(match member.status {
             NodeStatus::Alive | NodeStatus::Suspect => 0,
-            NodeStatus::Dead => 1,
-            NodeStatus::Left => 2,
+            NodeStatus::Dead | NodeStatus::Left => 1 + u8::from(member.body.left),
         });
         hasher.finish()
     }
@@ -268,11 +271,16 @@ impl Members {
         self.hash
     }
 
+    /// A hash of bytes that no outsider can aim at.
+    pub(crate) fn hash_of(&self, bytes: &[u8]) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.hash_key.0, self.hash_key.1);
+        hasher.write(bytes);
+        hasher.finish()
+    }
+
     /// Where a node stands on the ring.
     pub(crate) fn place_of(&self, id: &NodeId) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(self.hash_key.0, self.hash_key.1);
-        hasher.write(id.as_str().as_bytes());
-        hasher.finish()
+        self.hash_of(id.as_str().as_bytes())
     }
 
     /// Live members but this node, by zone and place.

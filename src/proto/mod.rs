@@ -268,6 +268,7 @@ impl Protocol {
         for id in gone {
             self.remove_member(&id, now);
         }
+        self.end_isolation(now);
         self.members.level_graves(reclaim * 2, now.time);
         self.pings.retain(|_, ping| now.time.since(ping.sent()) < PING_AGE_MAX);
         self.needed.retain(|_, asked| now.time.since(*asked) < PING_AGE_MAX);

@@ -1,7 +1,10 @@
 //! Probes: is that member there? One cycle is a direct ping, indirect pings through helpers, and a verdict (SWIM
 //! §3.1, Lifeguard); a self-check is the last look before a conviction. Decides nothing on others' word.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     NodeId, NodeStatus,
@@ -31,8 +34,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 pub(super) struct Probe {
     target: NodeId,
     since: Time,
-    helpers: usize,
-    nacks: usize,
+    /// Who was asked to try, and whether it has said that it is there.
+    helpers: BTreeMap<NodeId, bool>,
 }
 
 /// A ping that was not answered yet.
@@ -120,7 +123,7 @@ impl Protocol {
         };
         let end = (direct + self.config.ping_timeout * factor).min(self.config.ping_interval * factor);
         let seq = self.ping(target, Why::Probe, None, now);
-        self.probes.insert(seq, Probe { target: target.clone(), since: now.time, helpers: 0, nacks: 0 });
+        self.probes.insert(seq, Probe { target: target.clone(), since: now.time, helpers: BTreeMap::new() });
         self.timers.set(Timer::ProbeDirect(seq), now.time + direct);
         self.timers.set(Timer::ProbeEnd(seq), now.time + end);
     }
@@ -137,7 +140,7 @@ impl Protocol {
         let Some(target) = self.probes.get(&seq).map(|probe| probe.target.clone()) else { return };
         let helpers = self.some_alive(self.config.ping_req_count, &BTreeSet::from([target.clone()]));
         if let Some(probe) = self.probes.get_mut(&seq) {
-            probe.helpers = helpers.len();
+            probe.helpers = helpers.iter().map(|helper| (helper.clone(), false)).collect();
         }
         for helper in helpers {
             self.counters.indirect_probes += 1;
@@ -148,16 +151,16 @@ impl Protocol {
     /// The probe's time is over and nobody has reached the target.
     pub(super) fn end_probe(&mut self, seq: u64, now: Now) {
         let Some(probe) = self.take_probe(seq) else { return };
-        if probe.helpers > 0 && self.heard <= probe.since {
+        if !probe.helpers.is_empty() && self.heard <= probe.since {
             // No sign of life from anyone: this node is the one that cannot hear.
             self.counters.probes_void += 1;
             self.awareness.unwell(1);
             return;
         }
         self.counters.probes_failed += 1;
-        let missed = probe.helpers - probe.nacks.min(probe.helpers);
-        self.awareness.unwell(if probe.helpers == 0 { 1 } else { u32::try_from(missed).unwrap_or(1) });
-        let cause = format!("no answer to a ping and {} indirect pings", probe.helpers);
+        let missed = probe.helpers.values().filter(|nacked| !**nacked).count();
+        self.awareness.unwell(if probe.helpers.is_empty() { 1 } else { u32::try_from(missed).unwrap_or(1) });
+        let cause = format!("no answer to a ping and {} indirect pings", probe.helpers.len());
         self.accuse(&probe.target, &cause, now);
     }
 
@@ -323,14 +326,20 @@ impl Protocol {
         self.pings.remove(&ping);
     }
 
-    pub(super) fn on_nack(&mut self, nack: Nack) {
-        if let Some(probe) = self.probes.get_mut(&nack.seq) {
-            probe.nacks += 1;
+    pub(super) fn on_nack(&mut self, from: &NodeId, nack: Nack) {
+        let probe = self.probes.get_mut(&nack.seq);
+        if let Some(nacked) = probe.and_then(|probe| probe.helpers.get_mut(from)) {
+            *nacked = true;
         }
     }
 
     /// A helper has reached the target of a probe: it lives, though not by this node's path.
-    pub(super) fn on_reached(&mut self, reached: Reached, now: Now) {
+    pub(super) fn on_reached(&mut self, from: &NodeId, reached: Reached, now: Now) {
+        // Numbers can be guessed: only who was asked has a say.
+        let asked = self.probes.get(&reached.seq).is_some_and(|probe| probe.helpers.contains_key(from));
+        if !asked {
+            return;
+        }
         if let Some(probe) = self.take_probe(reached.seq) {
             self.counters.probes_saved += 1;
             self.awareness.well();
@@ -371,8 +380,14 @@ impl Protocol {
         }
     }
 
-    /// Tells an accused member, of whom this node has just heard, that it should refute.
-    pub(super) fn tell_suspect(&mut self, accusation: &Accusation) {
+    /// Tells an accused member, of whom this node has just heard, that it should refute: once a gossip tick, which
+    /// is as often as it does.
+    pub(super) fn tell_suspect(&mut self, accusation: &Accusation, now: Now) {
+        let warned = self.members.get(&accusation.node_id).and_then(|member| member.warned);
+        if warned.is_some_and(|warned| now.time.since(warned) < self.config.gossip_interval) {
+            return;
+        }
+        self.members.note(&accusation.node_id, |member| member.warned = Some(now.time));
         self.send_part(&accusation.node_id, kind::ACCUSATION, accusation);
     }
 }

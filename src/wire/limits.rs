@@ -1,6 +1,8 @@
 //! Every bound that a peer, a file or a caller can meet, and the check of a value that nothing has decoded
 //! yet. Knows no message.
 
+use std::collections::BTreeMap;
+
 use crate::Error;
 
 /// The longest key, in bytes.
@@ -28,6 +30,21 @@ pub(crate) const HELLO_LEN_MAX: usize = 32 * 1024;
 pub(crate) const DATAGRAM_LEN_MAX: usize = 1_150;
 /// The longest certificate chain in a claim, in bytes.
 pub(crate) const CHAIN_LEN_MAX: usize = 16 * 1024;
+
+/// Refuses tags over a limit, and one without a name.
+pub(crate) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Error> {
+    let size = tags.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if tags.len() > TAGS_MAX {
+        return Err(Error::TooLarge { what: "number of tags", size: tags.len(), limit: TAGS_MAX });
+    }
+    if size > TAGS_LEN_MAX {
+        return Err(Error::TooLarge { what: "length of all tags in bytes", size, limit: TAGS_LEN_MAX });
+    }
+    if tags.contains_key("") {
+        return Err(Error::InvalidKey { size: 0, limit: TAGS_LEN_MAX });
+    }
+    Ok(())
+}
 
 /// Refuses bytes that are not exactly one MessagePack value of bounded size and depth.
 ///

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A claim of `b`'s, signed by whoever `signer` is.
-fn claim(change: impl FnOnce(&mut ClaimBody), signer: &str) -> SignedClaim {
+pub(super) fn claim(change: impl FnOnce(&mut ClaimBody), signer: &str) -> SignedClaim {
     let b = core("b");
     let mut body = ClaimBody {
         node_id: id("b"),
@@ -34,7 +34,7 @@ fn claim(change: impl FnOnce(&mut ClaimBody), signer: &str) -> SignedClaim {
 }
 
 /// `a`, connected with `c`, and with `b` known to it by a claim with that incarnation.
-fn a_knowing_b(incarnation: u64) -> Protocol {
+pub(super) fn a_knowing_b(incarnation: u64) -> Protocol {
     let (mut a, mut c) = (core("a"), core("c"));
     connect(&mut a, &mut c, at(0));
     tell(&mut a, &claim(|body| body.incarnation = incarnation, "b"), 0);
@@ -43,21 +43,21 @@ fn a_knowing_b(incarnation: u64) -> Protocol {
     a
 }
 
-fn tell(a: &mut Protocol, claim: &SignedClaim, ms: u64) {
+pub(super) fn tell(a: &mut Protocol, claim: &SignedClaim, ms: u64) {
     tell_as(a, "c", claim, ms);
 }
 
-fn tell_as(a: &mut Protocol, teller: &str, claim: &SignedClaim, ms: u64) {
+pub(super) fn tell_as(a: &mut Protocol, teller: &str, claim: &SignedClaim, ms: u64) {
     a.handle_message(&id(teller), &message(kind::CLAIM, claim), at(ms));
 }
 
-fn accuse(a: &mut Protocol, incarnation: u64, dead: bool, accuser: &str, ms: u64) {
+pub(super) fn accuse(a: &mut Protocol, incarnation: u64, dead: bool, accuser: &str, ms: u64) {
     let epoch = config("b").epoch;
     let accusation = Accusation { node_id: id("b"), epoch, incarnation, dead, accuser: id(accuser) };
     a.handle_message(&id("c"), &message(kind::ACCUSATION, &accusation), at(ms));
 }
 
-fn run(a: &mut Protocol, to_ms: u64) -> Vec<Output> {
+pub(super) fn run(a: &mut Protocol, to_ms: u64) -> Vec<Output> {
     let mut outputs = drain(a);
     while let Some(due) = a.poll_timeout().filter(|due| due.as_micros() <= to_ms * 1_000) {
         a.handle_timeout(at(due.as_micros().div_ceil(1_000)));
@@ -66,7 +66,7 @@ fn run(a: &mut Protocol, to_ms: u64) -> Vec<Output> {
     outputs
 }
 
-fn status(a: &Protocol) -> Option<NodeStatus> {
+pub(super) fn status(a: &Protocol) -> Option<NodeStatus> {
     a.node(&id("b")).map(|node| node.status)
 }
 
@@ -418,13 +418,11 @@ fn a_second_process_elsewhere_must_find_the_incumbent_silent() {
 }
 
 #[test]
-fn tags_are_bounded_and_spread_as_a_claim() {
+fn tags_spread_as_a_claim() {
     let (mut a, mut b) = (core("a"), core("b"));
     connect(&mut a, &mut b, at(0));
     drain(&mut b);
-    let error = b.set_tags([("k".into(), "v".repeat(5_000))].into(), at(1)).unwrap_err();
-    assert_eq!(error.to_string(), "bytes of tags: 5001 is over the limit of 4096");
-    b.set_tags([("role".into(), "edge".into())].into(), at(1)).unwrap();
+    b.set_tags([("role".into(), "edge".into())].into(), at(1));
     for (_, bytes) in sent(&drain(&mut b)) {
         a.handle_message(&id("b"), &bytes, at(1));
     }

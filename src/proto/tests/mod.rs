@@ -1,7 +1,9 @@
 //! The core's rules, one by one, by handing it bytes and looking at what comes out. Whole clusters are `sim`'s.
 
 mod bad_input;
+mod distrust;
 mod membership;
 mod repair;
+mod returns;
 mod spread;
 mod state;

@@ -156,7 +156,7 @@ fn new_tags_reach_everybody() {
         let nodes = settled(world, 8);
         let tags = BTreeMap::from([("rack".to_owned(), "r7".to_owned())]);
         let pid = world.pid_of(&nodes[5]);
-        world.command(pid, |core, now| core.set_tags(tags.clone(), now)).unwrap();
+        world.command(pid, |core, now| core.set_tags(tags.clone(), now));
         world.run_until(secs(1), |world| {
             nodes.iter().all(|id| world.info(id, &nodes[5]).is_some_and(|info| info.tags == tags))
         });
