@@ -171,6 +171,7 @@ impl Protocol {
             }
             NodeStatus::Alive | NodeStatus::Left => {}
         }
+        self.end_isolation(now);
     }
 
     fn set_alive(&mut self, id: &NodeId, cause: &str, now: Now) {
@@ -236,6 +237,19 @@ impl Protocol {
         }
     }
 
+    /// Nothing from anybody for longer than a suspicion can last: either this node is cut off, or all the others are
+    /// dead. It says so, keeps what they said, and from then on its probes count, or a survivor would wait for ever.
+    pub(super) fn is_cut_off(&mut self, now: Now) -> bool {
+        let members = self.members.live();
+        let silent = now.time.since(self.heard) >= suspicion::longest(&self.config, members);
+        if silent && self.isolated.is_none() {
+            self.set_isolated(Some(members), now);
+            let data = EventData::Isolation { alive: 0, before: members };
+            self.event_data(EventKind::IsolationSuspected, None, data, now);
+        }
+        silent
+    }
+
     /// Registers of the dead count while this node takes itself to be cut off.
     fn set_isolated(&mut self, isolated: Option<usize>, now: Now) {
         let dead: Vec<_> = self
@@ -258,6 +272,9 @@ impl Protocol {
     /// Half of those that were there are there again, or the lost have been forgotten: this node is not cut off.
     pub(super) fn end_isolation(&mut self, now: Now) {
         let Some(before) = self.isolated else { return };
+        if self.is_cut_off(now) {
+            return;
+        }
         let any_dead = self.members.iter().any(|(_, member)| member.status == NodeStatus::Dead);
         if self.members.live() * 2 >= before || !any_dead {
             self.deaths.clear();

@@ -151,7 +151,7 @@ impl Protocol {
     /// The probe's time is over and nobody has reached the target.
     pub(super) fn end_probe(&mut self, seq: u64, now: Now) {
         let Some(probe) = self.take_probe(seq) else { return };
-        if !probe.helpers.is_empty() && self.heard <= probe.since {
+        if !probe.helpers.is_empty() && self.heard <= probe.since && !self.is_cut_off(now) {
             // No sign of life from anyone: this node is the one that cannot hear.
             self.counters.probes_void += 1;
             self.awareness.unwell(1);
@@ -460,6 +460,7 @@ impl Protocol {
         let Some(late) = due.map(|due| now.time.since(due)).filter(|late| *late > LATE) else { return };
         self.counters.late_wakeups += 1;
         self.awareness.unwell(1);
+        self.heard = self.heard.max(now.time); // the silence is its own
         let probes: Vec<_> = self.probes.keys().copied().collect();
         for seq in probes {
             self.take_probe(seq);

@@ -53,9 +53,10 @@ impl World {
         let started = self.now;
         self.dials.push(Dial { from: pid, to, address, started, asked_incumbent: false, accepted: None });
         let mut at = self.now;
+        let (loss, limit) = (self.loss_between(self.procs[pid].address, address), at + micros(DIAL_LIMIT));
         for _ in 0..3 {
             at += self.one_way();
-            if self.is_drawn(self.link.loss) {
+            while self.is_drawn(loss) && at < limit {
                 at += micros(HANDSHAKE_REPEAT);
                 self.fault(Fault::Loss);
             }
@@ -72,8 +73,9 @@ impl World {
         let here = self.procs[from].address;
         let cut = self.cuts.contains(&(here, address)) || self.cuts.contains(&(address, here));
         let target = self.at_address.get(&address).copied();
-        if cut || self.procs[from].paused || target.is_some_and(|target| self.procs[target].paused) {
-            if self.now >= started + micros(DIAL_LIMIT) {
+        let late = self.now >= started + micros(DIAL_LIMIT);
+        if late || cut || self.procs[from].paused || target.is_some_and(|target| self.procs[target].paused) {
+            if late {
                 return self.fail_dial(number);
             }
             return self.at(RETRY, Step::Dial(number));
@@ -99,7 +101,7 @@ impl World {
                 let lives = old.is_some_and(|old| {
                     let at = self.procs[target].address;
                     let reached = !self.cuts.contains(&(at, address)) && !self.cuts.contains(&(address, at));
-                    old.id == dialler && old.epoch == epoch && !old.paused && reached
+                    old.id == dialler && old.core.local_node().epoch == epoch && !old.paused && reached
                 });
                 if lives {
                     self.note(&acceptor, &format!("refuses {dialler}: an older process with that id lives"));

@@ -1,12 +1,19 @@
 //! What must hold in every world: safety after each step, agreement once faults have ended. Each rule is a pure
 //! function of observations, so that its test can feed it a lie.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use crate::{ClusterEvent, EventKind, NodeId, NodeStatus, StateType, SyncableState, sim::Pid};
 
 /// Steps that may happen at one instant before it counts as a loop.
 pub(crate) const STEPS_AT_ONCE_MAX: u64 = 20_000;
+/// Outputs of one input before it counts as a loop: a frame full of the smallest records gives some 50,000.
+pub(crate) const OUTPUTS_AT_ONCE_MAX: u64 = 100_000;
+/// Frames of one stream that may wait to be handed over, as in the transport, which ends the stream at one more.
+pub(crate) const FRAMES_WAITING_MAX: usize = 32;
 
 /// How a node's latest process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +22,10 @@ pub(crate) enum End {
     Left,
 }
 
-type AppliedKey = (Pid, StateType, String, NodeId, u64);
+/// With the writer's clock, since a writer that restarts may come to the same version again.
+type AppliedKey = (Pid, StateType, String, NodeId, u64, SystemTime);
+/// A register in the eyes of one process; the writer only of per-node types.
+type RegisterKey = (Pid, StateType, String, Option<NodeId>);
 
 /// What safety has to remember.
 #[derive(Debug, Default)]
@@ -23,6 +33,12 @@ pub(crate) struct Checks {
     /// The latest life seen, by observer and member.
     lives: BTreeMap<(Pid, NodeId), (u64, u64)>,
     applied: BTreeSet<AppliedKey>,
+    /// The latest version applied, its source, and the writer's clock.
+    registers: BTreeMap<RegisterKey, (u64, NodeId, SystemTime)>,
+    /// What the latest event of a member said of it, by observer.
+    paths: BTreeMap<(Pid, NodeId), NodeStatus>,
+    /// Who was forgotten by order: a table without it may take it for new.
+    forgotten: BTreeSet<NodeId>,
     ends: BTreeMap<NodeId, End>,
     /// Steps so far at the present instant.
     instant: (u64, u64),
@@ -44,28 +60,80 @@ impl Checks {
         Ok(())
     }
 
-    /// A provider is handed each version once in its process' life.
-    pub(crate) fn apply(&mut self, observer: Pid, record: &SyncableState) -> Result<(), String> {
-        let key = applied_key(observer, record);
-        if self.applied.insert(key) {
-            return Ok(());
+    /// A provider is handed each version once in its process' life, those of a register in rising order, and none
+    /// that its own process wrote.
+    pub(crate) fn apply(
+        &mut self,
+        (observer, me, started): (Pid, &NodeId, SystemTime),
+        record: &SyncableState,
+    ) -> Result<(), String> {
+        let SyncableState { state_type, key, version, source_node, timestamp, .. } = record;
+        let what = format!("{state_type}/{key} of {source_node}, version {version},");
+        if source_node == me && *timestamp >= started {
+            return Err(format!("{what} came back to its writer"));
         }
-        let SyncableState { state_type, key, version, source_node, .. } = record;
-        Err(format!("{state_type}/{key} of {source_node}, version {version}, was applied twice"))
+        if !self.applied.insert(applied_key(observer, record)) {
+            return Err(format!("{what} was applied twice"));
+        }
+        let owner = state_type.is_per_node().then(|| source_node.clone());
+        let register = (observer, state_type.clone(), key.clone(), owner);
+        match self.registers.insert(register, (*version, source_node.clone(), *timestamp)) {
+            // A writer that has restarted begins anew in its own registers, at a later hour.
+            Some((_, _, before)) if state_type.is_per_node() && before < *timestamp => Ok(()),
+            Some((before, source, _)) if (before, &source) > (*version, source_node) => {
+                Err(format!("{what} was applied after version {before} of {source}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn was_applied(&self, observer: Pid, record: &SyncableState) -> bool {
         self.applied.contains(&applied_key(observer, record))
     }
 
-    /// Nobody calls a node dead that said goodbye and did not come back.
-    pub(crate) fn event(&self, event: &ClusterEvent) -> Result<(), String> {
-        match &event.node_id {
-            Some(node) if event.kind == EventKind::NodeDead && self.ends.get(node) == Some(&End::Left) => {
-                Err(format!("{node} left, and was called dead: {event}"))
-            }
-            _ => Ok(()),
+    /// Nobody calls a node dead that said goodbye and did not come back; and what one process tells of a member
+    /// makes sense: it joins before anything else is told, is suspected before it dies, and so on.
+    pub(crate) fn event(&mut self, observer: Pid, me: &NodeId, event: &ClusterEvent) -> Result<(), String> {
+        let Some(node) = event.node_id.as_ref().filter(|node| *node != me) else { return Ok(()) };
+        if event.kind == EventKind::NodeDead && self.ends.get(node) == Some(&End::Left) {
+            return Err(format!("{node} left, and was called dead: {event}"));
         }
+        let was = self.paths.get(&(observer, node.clone())).copied();
+        let (is, legal) = match event.kind {
+            EventKind::NodeJoin => {
+                let gone = matches!(was, None | Some(NodeStatus::Dead | NodeStatus::Left));
+                (NodeStatus::Alive, gone || self.forgotten.contains(node))
+            }
+            EventKind::NodeSuspect => (NodeStatus::Suspect, was == Some(NodeStatus::Alive)),
+            EventKind::NodeAlive => (NodeStatus::Alive, was == Some(NodeStatus::Suspect)),
+            EventKind::NodeUpdate => (NodeStatus::Alive, was == Some(NodeStatus::Alive)),
+            EventKind::NodeDead => (NodeStatus::Dead, was == Some(NodeStatus::Suspect)),
+            // Who was known as dead from the beginning was never told of as one that joined.
+            EventKind::NodeLeave => (NodeStatus::Left, was != Some(NodeStatus::Left)),
+            _ => return Ok(()),
+        };
+        if !legal {
+            let was = was.map_or("unheard of", NodeStatus::as_str);
+            return Err(format!("{node} was {was}, and then came: {event}"));
+        }
+        self.paths.insert((observer, node.clone()), is);
+        Ok(())
+    }
+
+    /// A core comes to an end with what one input makes it do.
+    pub(crate) fn outputs(count: u64) -> Result<(), String> {
+        if count > OUTPUTS_AT_ONCE_MAX {
+            return Err(format!("more than {OUTPUTS_AT_ONCE_MAX} outputs of one input: a loop"));
+        }
+        Ok(())
+    }
+
+    /// A core waits for its frames to be handed over.
+    pub(crate) fn frames(waiting: usize) -> Result<(), String> {
+        if waiting > FRAMES_WAITING_MAX {
+            return Err(format!("{waiting} frames of one stream wait; the transport would end it"));
+        }
+        Ok(())
     }
 
     /// After `handle_timeout` nothing is due any more.
@@ -101,13 +169,18 @@ impl Checks {
         self.ends.remove(node);
     }
 
+    pub(crate) fn forgotten(&mut self, node: &NodeId) {
+        self.forgotten.insert(node.clone());
+    }
+
     pub(crate) fn end_of(&self, node: &NodeId) -> Option<End> {
         self.ends.get(node).copied()
     }
 }
 
 fn applied_key(observer: Pid, record: &SyncableState) -> AppliedKey {
-    (observer, record.state_type.clone(), record.key.clone(), record.source_node.clone(), record.version)
+    let SyncableState { state_type, key, version, source_node, timestamp, .. } = record.clone();
+    (observer, state_type, key, source_node, version, timestamp)
 }
 
 /// What one node believes of a member: status, epoch, incarnation.

@@ -22,6 +22,11 @@ pub(crate) enum Fault {
     Restart,
     Pause,
     Leave,
+    /// A host that loses much of what it sends and is sent.
+    HalfConnected,
+    ClockJump,
+    /// A datagram met a process that had stood still for too long.
+    Overflow,
 }
 
 /// A fault that a schedule has drawn; whom it hits is drawn when its time has come.
@@ -69,6 +74,21 @@ impl World {
             self.note(&"world", "healed");
             self.fault(Fault::Heal);
         }
+    }
+
+    /// The node's host loses that share of its packets, in and out; 0 mends it.
+    pub(crate) fn half_connect(&mut self, node: &NodeId, loss: f64) {
+        let address = self.address_of(node);
+        self.lossy.insert(address, loss);
+        self.note(node, &format!("loses {loss} of its packets"));
+        self.fault(Fault::HalfConnected);
+    }
+
+    /// The node's wall clock jumps.
+    pub(crate) fn jump_clock(&mut self, node: &NodeId, by_ms: i64) {
+        *self.wall_offsets.entry(node.clone()).or_default() += by_ms;
+        self.note(node, &format!("its clock jumps by {by_ms} ms"));
+        self.fault(Fault::ClockJump);
     }
 
     /// The process is gone, without a word.

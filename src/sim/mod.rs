@@ -114,6 +114,8 @@ pub(crate) struct World {
     dials: Vec<Dial>,
     lanes: BTreeMap<LaneKey, Lane>,
     cuts: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// The chance that a host loses a packet, in or out, besides what the network loses.
+    lossy: BTreeMap<SocketAddr, f64>,
     /// Dials that were refused: the dialler's name and process, whom it dialled, and why.
     pub(crate) refused: Vec<(NodeId, Pid, SocketAddr, CloseCode)>,
     /// Messages that had no connection to go by.
@@ -149,6 +151,7 @@ impl World {
             dials: Vec::new(),
             lanes: BTreeMap::new(),
             cuts: BTreeSet::new(),
+            lossy: BTreeMap::new(),
             refused: Vec::new(),
             unsent: 0,
             faults: BTreeMap::new(),

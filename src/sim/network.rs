@@ -2,14 +2,14 @@
 //! overtaken; streams are whole and in order while their connection lives; a connection dies when nothing comes
 //! through for long, or when its host knows nothing of it any more. Knows no rule of the protocol.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{
     NodeId,
     proto::StreamInput,
-    sim::{Pid, Step, World, faults::Fault, micros, process::Input},
+    sim::{Pid, Step, World, check::Checks, faults::Fault, micros, process::Input},
     wire::{CloseCode, StreamId},
 };
 
@@ -21,6 +21,10 @@ const IDLE_LIMIT: Duration = Duration::from_secs(30);
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// What is lost of a stream is sent again after so long, besides its way.
 const STREAM_REPEAT: Duration = Duration::from_millis(25);
+/// The wait doubles with each loss, up to this.
+const STREAM_REPEAT_MAX: Duration = Duration::from_secs(1);
+/// What a process that stands still can find of datagrams when it goes on: the rest found the buffer full.
+const INBOX_MAX: usize = 4_096;
 /// How soon what met a cut link is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
 /// 100 MB/s.
@@ -62,6 +66,8 @@ pub(crate) type LaneKey = (usize, usize, u64);
 pub(crate) struct Lane {
     parcels: VecDeque<Parcel>,
     last_due: u64,
+    /// When the parcels that wait for the wire will have been handed to it, in order.
+    handed: VecDeque<u64>,
 }
 
 #[derive(Debug)]
@@ -89,6 +95,12 @@ impl World {
         !self.cuts.contains(&(self.procs[from].address, self.procs[to].address))
     }
 
+    /// The chance that a packet between two hosts is lost: by the network, or by either of them.
+    pub(super) fn loss_between(&self, from: SocketAddr, to: SocketAddr) -> f64 {
+        let of = |host: SocketAddr| self.lossy.get(&host).copied().unwrap_or(0.0);
+        1.0 - (1.0 - self.link.loss) * (1.0 - of(from)) * (1.0 - of(to))
+    }
+
     pub(super) fn send(&mut self, pid: Pid, to: &NodeId, bytes: Bytes) {
         let Some(&conn) = self.procs[pid].conns.get(to) else {
             match self.procs[pid].dialling.get_mut(to) {
@@ -102,7 +114,8 @@ impl World {
             self.put_parcel((conn, end, 0), Parcel::Message(bytes));
             return;
         }
-        if self.is_drawn(self.link.loss) {
+        let [_, other] = self.conns[conn].seen_from(end);
+        if self.is_drawn(self.loss_between(self.procs[pid].address, self.procs[other].address)) {
             self.fault(Fault::Loss);
             return;
         }
@@ -126,6 +139,10 @@ impl World {
         }
         match self.conns[conn].ends[to] {
             End::Open => {
+                let receiver = &self.procs[to_pid];
+                if receiver.paused && receiver.inbox.len() >= INBOX_MAX {
+                    return self.fault(Fault::Overflow);
+                }
                 self.conns[conn].heard[to] = self.now;
                 let from = self.procs[from_pid].id.clone();
                 self.feed(to_pid, Input::Message { from, bytes });
@@ -156,13 +173,31 @@ impl World {
             Parcel::Message(bytes) | Parcel::Frame(bytes) => bytes.len(),
             Parcel::Open | Parcel::Finish | Parcel::Reset => 1,
         };
-        let sent = self.now + size as u64 / BYTES_PER_MICRO;
+        let [from, to] = self.conns[key.0].seen_from(key.1);
+        let (now, loss) = (self.now, self.loss_between(self.procs[from].address, self.procs[to].address));
+        let lane = self.lanes.entry(key).or_default();
+        while lane.handed.front().is_some_and(|handed| *handed <= now) {
+            lane.handed.pop_front();
+        }
+        // One after the other: a lane has one wire.
+        let sent = lane.handed.back().copied().unwrap_or(now) + size as u64 / BYTES_PER_MICRO;
+        lane.handed.push_back(sent);
+        let waiting = lane.handed.len();
         let mut due = sent + self.one_way();
+        // Packets are lost and sent again side by side: the last to come through decides.
         for _ in 0..=size / DATAGRAM_MAX {
-            if self.is_drawn(self.link.loss) {
-                due = due.max(sent + 3 * micros(self.link.delay) + micros(STREAM_REPEAT));
+            let mut through = sent + micros(self.link.delay);
+            let mut repeat = 2 * micros(self.link.delay) + micros(STREAM_REPEAT);
+            while self.is_drawn(loss) {
+                through += repeat;
+                repeat = (repeat * 2).min(micros(STREAM_REPEAT_MAX));
                 self.fault(Fault::Loss);
             }
+            due = due.max(through);
+        }
+        if matches!(parcel, Parcel::Frame(_)) {
+            let name = self.procs[from].id.clone();
+            self.require(name.as_str(), Checks::frames(waiting));
         }
         let lane = self.lanes.entry(key).or_default();
         due = due.max(lane.last_due);

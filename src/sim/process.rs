@@ -6,7 +6,7 @@ use std::{
     hash::Hasher as _,
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -184,8 +184,11 @@ impl World {
         let name = process.id.clone();
         self.require(name.as_str(), Checks::timers(due.map(Time::as_micros), now.time.as_micros()));
         let mut told = false;
+        let mut outputs = 0;
         while let Some(output) = self.procs[pid].core.poll_output() {
             told |= matches!(output, Output::Event(_));
+            outputs += 1;
+            self.require(name.as_str(), Checks::outputs(outputs));
             self.perform(pid, output);
             if !self.procs[pid].running {
                 return;
@@ -235,12 +238,13 @@ impl World {
                 if !matches!(event.data, EventData::State { .. }) {
                     self.note(&name, &format!("event {event}"));
                 }
-                let checked = self.checks.event(&event);
+                let checked = self.checks.event(pid, &name, &event);
                 self.procs[pid].record.events.push((now, event));
                 self.require(name.as_str(), checked);
             }
             Output::Apply(state) => {
-                let checked = self.checks.apply(pid, &state);
+                let started = UNIX_EPOCH + Duration::from_millis(self.procs[pid].epoch);
+                let checked = self.checks.apply((pid, &name, started), &state);
                 self.procs[pid].record.applied.push(state);
                 self.require(name.as_str(), checked);
             }

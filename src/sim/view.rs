@@ -104,6 +104,13 @@ impl World {
             .expect("a short record is accepted")
     }
 
+    /// Has `node` forget a member, as its operator does.
+    pub(crate) fn forget(&mut self, node: &NodeId, member: &NodeId) {
+        self.checks.forgotten(member);
+        let pid = self.pid_of(node);
+        self.command(pid, |core, now| core.forget(member, now)).expect("the member is not alive");
+    }
+
     pub(crate) fn remove(
         &mut self,
         node: &NodeId,

@@ -2,12 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::UNIX_EPOCH,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use crate::{
     ClusterEvent, EventData, EventKind, NodeId, NodeStatus, StateType, SyncableState, Value,
-    sim::check::{Checks, STEPS_AT_ONCE_MAX, View, disagreement},
+    sim::check::{Checks, FRAMES_WAITING_MAX, OUTPUTS_AT_ONCE_MAX, STEPS_AT_ONCE_MAX, View, disagreement},
 };
 
 fn id(name: &str) -> NodeId {
@@ -23,30 +23,105 @@ fn a_life_that_goes_back_is_found() {
     assert!(checks.see_life(0, &id("a"), (5, 9)).is_err());
 }
 
+/// What the process `observer` of node `me`, started in 1970, is handed.
+fn hand(checks: &mut Checks, observer: usize, record: &SyncableState) -> Result<(), String> {
+    checks.apply((observer, &id("me"), UNIX_EPOCH), record)
+}
+
+fn record(state_type: StateType, source: &str, version: u64, at_secs: u64) -> SyncableState {
+    let mut record = SyncableState::new(state_type, "k", Value::NIL, version, id(source));
+    record.timestamp = UNIX_EPOCH + Duration::from_secs(at_secs);
+    record
+}
+
 #[test]
 fn a_version_applied_twice_is_found() {
     let mut checks = Checks::default();
-    let mut record = SyncableState::new(StateType::DRAIN, "k", Value::NIL, 1, id("a"));
-    assert!(checks.apply(0, &record).is_ok());
-    assert!(checks.apply(1, &record).is_ok());
-    assert!(checks.apply(0, &record).is_err());
+    let mut record = record(StateType::DRAIN, "a", 1, 5);
+    assert!(hand(&mut checks, 0, &record).is_ok());
+    assert!(hand(&mut checks, 1, &record).is_ok());
+    assert!(hand(&mut checks, 0, &record).is_err());
     record.version = 2;
-    assert!(checks.apply(0, &record).is_ok());
+    assert!(hand(&mut checks, 0, &record).is_ok());
+}
+
+#[test]
+fn a_register_that_falls_is_found() {
+    let mut checks = Checks::default();
+    assert!(hand(&mut checks, 0, &record(StateType::DRAIN, "b", 7, 5)).is_ok());
+    assert!(hand(&mut checks, 0, &record(StateType::DRAIN, "c", 7, 5)).is_ok(), "the greater source wins");
+    assert!(hand(&mut checks, 0, &record(StateType::DRAIN, "a", 7, 6)).is_err());
+    let mut checks = Checks::default();
+    assert!(hand(&mut checks, 0, &record(StateType::CONNTRACK, "b", 7, 5)).is_ok());
+    assert!(hand(&mut checks, 0, &record(StateType::CONNTRACK, "a", 2, 5)).is_ok(), "a register of its own");
+    assert!(hand(&mut checks, 0, &record(StateType::CONNTRACK, "b", 1, 6)).is_ok(), "its writer restarted");
+    assert!(hand(&mut checks, 0, &record(StateType::CONNTRACK, "a", 1, 5)).is_err());
+}
+
+#[test]
+fn a_record_that_comes_back_to_its_writer_is_found() {
+    let mut checks = Checks::default();
+    let started = UNIX_EPOCH + Duration::from_secs(9);
+    let me = id("me");
+    assert!(
+        checks.apply((0, &me, started), &record(StateType::DRAIN, "me", 1, 8)).is_ok(),
+        "of an older life"
+    );
+    assert!(checks.apply((0, &me, started), &record(StateType::DRAIN, "me", 2, 9)).is_err());
+}
+
+fn tell(checks: &mut Checks, kind: EventKind) -> Result<(), String> {
+    let event = ClusterEvent::new(kind, Some(id("a")), UNIX_EPOCH, EventData::None);
+    checks.event(0, &id("me"), &event)
 }
 
 #[test]
 fn a_death_told_of_who_left_is_found() {
+    let path = [EventKind::NodeJoin, EventKind::NodeSuspect];
     let mut checks = Checks::default();
-    let event = ClusterEvent::new(EventKind::NodeDead, Some(id("a")), UNIX_EPOCH, EventData::None);
-    assert!(checks.event(&event).is_ok());
+    assert!(path.iter().all(|kind| tell(&mut checks, *kind).is_ok()));
     checks.leaves(&id("a"));
-    assert!(checks.event(&event).is_err());
+    assert!(tell(&mut checks, EventKind::NodeDead).is_err());
     checks.restarted(&id("a"));
-    assert!(checks.event(&event).is_ok());
+    assert!(tell(&mut checks, EventKind::NodeDead).is_ok());
 }
 
 #[test]
-fn a_timer_left_behind_and_a_loop_are_found() {
+fn events_that_make_no_sense_are_found() {
+    use EventKind::{NodeAlive, NodeDead, NodeJoin, NodeLeave, NodeSuspect, NodeUpdate};
+    let legal: [&[EventKind]; 4] = [
+        &[NodeJoin, NodeUpdate, NodeSuspect, NodeAlive, NodeSuspect, NodeDead, NodeJoin],
+        &[NodeJoin, NodeLeave, NodeJoin],
+        &[NodeJoin, NodeSuspect, NodeDead, NodeLeave],
+        &[NodeLeave, NodeJoin],
+    ];
+    for path in legal {
+        let mut checks = Checks::default();
+        assert!(path.iter().all(|kind| tell(&mut checks, *kind).is_ok()), "{path:?}");
+    }
+    let illegal: [&[EventKind]; 7] = [
+        &[NodeDead],
+        &[NodeUpdate],
+        &[NodeJoin, NodeJoin],
+        &[NodeJoin, NodeDead],
+        &[NodeJoin, NodeAlive],
+        &[NodeJoin, NodeLeave, NodeLeave],
+        &[NodeJoin, NodeLeave, NodeSuspect],
+    ];
+    for path in illegal {
+        let mut checks = Checks::default();
+        let (last, before) = path.split_last().unwrap();
+        assert!(before.iter().all(|kind| tell(&mut checks, *kind).is_ok()), "{path:?}");
+        assert!(tell(&mut checks, *last).is_err(), "{path:?}");
+    }
+    let mut checks = Checks::default();
+    assert!(tell(&mut checks, NodeJoin).is_ok());
+    checks.forgotten(&id("a"));
+    assert!(tell(&mut checks, NodeJoin).is_ok(), "a forgotten node is new again");
+}
+
+#[test]
+fn a_timer_left_behind_and_what_never_ends_are_found() {
     assert!(Checks::timers(Some(11), 10).is_ok());
     assert!(Checks::timers(None, 10).is_ok());
     assert!(Checks::timers(Some(10), 10).is_err());
@@ -54,6 +129,10 @@ fn a_timer_left_behind_and_a_loop_are_found() {
     assert!((0..STEPS_AT_ONCE_MAX).all(|_| checks.step(5).is_ok()));
     assert!(checks.step(5).is_err());
     assert!(checks.step(6).is_ok());
+    assert!(Checks::outputs(OUTPUTS_AT_ONCE_MAX).is_ok());
+    assert!(Checks::outputs(OUTPUTS_AT_ONCE_MAX + 1).is_err());
+    assert!(Checks::frames(FRAMES_WAITING_MAX).is_ok());
+    assert!(Checks::frames(FRAMES_WAITING_MAX + 1).is_err());
 }
 
 /// Two nodes that agree that both live, that `dead` crashed and that `gone` left.
