@@ -131,6 +131,12 @@ impl Spreader {
         left.is_some()
     }
 
+    /// Hand-offs that are not acknowledged.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn waiting_for(&self) -> usize {
+        self.handoffs.len()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.handoffs.is_empty()
     }

@@ -377,6 +377,27 @@ impl Protocol {
         ProtoCounters { health_score, records_held, ..self.counters.clone() }
     }
 
+    /// Hashes of the member table and of the store: equal nodes have equal ones.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn fingerprint(&self) -> (u64, u64) {
+        (self.members.hash(), self.store.digest_all(&BTreeSet::new()))
+    }
+
+    /// How much of everything waits here that peers or time can make grow, by name.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn queues(&self) -> [(&'static str, usize); 8] {
+        [
+            ("pings", self.pings.len()),
+            ("probes", self.probes.len()),
+            ("checks", self.checks.len()),
+            ("claims asked for", self.needed.len()),
+            ("rumours", self.rumours.len()),
+            ("exchanges", self.exchanges.len()),
+            ("news", self.news.len()),
+            ("hand-offs", self.spreader.waiting_for()),
+        ]
+    }
+
     /// This node's name.
     #[cfg(test)]
     pub(crate) fn id(&self) -> &NodeId {

@@ -54,8 +54,9 @@ impl World {
         self.dials.push(Dial { from: pid, to, address, started, asked_incumbent: false, accepted: None });
         let mut at = self.now;
         let (loss, limit) = (self.loss_between(self.procs[pid].address, address), at + micros(DIAL_LIMIT));
+        let link = self.link_between(self.procs[pid].address, address);
         for _ in 0..3 {
-            at += self.one_way();
+            at += self.one_way(&link);
             while self.is_drawn(loss) && at < limit {
                 at += micros(HANDSHAKE_REPEAT);
                 self.fault(Fault::Loss);
@@ -118,7 +119,8 @@ impl World {
         self.dials[number].accepted = Some((conn, Box::new(welcome)));
         self.enter(conn, 1, hello);
         self.at(KEEP_ALIVE, Step::KeepAlive(conn));
-        let at = self.now + self.one_way();
+        let link = self.link_between(address, here);
+        let at = self.now + self.one_way(&link);
         self.at_micros(at, Step::Welcome(number));
     }
 
@@ -143,7 +145,8 @@ impl World {
             self.note(&name, &format!("refuses the welcome of {}: {reason}", welcome.node_id));
             self.conns[conn].ends[0] = End::Closed;
             self.conns[conn].code = Some(code);
-            let at = self.now + self.one_way();
+            let link = self.link_between(self.procs[from].address, self.procs[target].address);
+            let at = self.now + self.one_way(&link);
             self.at_micros(at, Step::Closed { conn, end: 1, code });
             return self.fail_dial(number);
         }
@@ -161,7 +164,10 @@ impl World {
             self.lose_streams(old, pid);
         }
         self.conns[conn].heard[end] = self.now;
-        let (remote, rtt) = (self.procs[peer_pid].address, self.link.delay * 2);
+        let remote = self.procs[peer_pid].address;
+        let there = self.link_between(self.procs[pid].address, remote);
+        let back = self.link_between(remote, self.procs[pid].address);
+        let rtt = there.delay + back.delay;
         let input =
             Input::Connected { peer: peer.clone(), introduction: Box::new(introduction), remote, rtt };
         self.feed(pid, input);

@@ -27,14 +27,36 @@ type AppliedKey = (Pid, StateType, String, NodeId, u64, SystemTime);
 /// A register in the eyes of one process; the writer only of per-node types.
 type RegisterKey = (Pid, StateType, String, Option<NodeId>);
 
+/// What a register was last set to, in the eyes of one process.
+#[derive(Debug)]
+struct Applied {
+    version: u64,
+    source: NodeId,
+    deleted: bool,
+    /// Of the write, if it was made through the world.
+    number: Option<u64>,
+}
+
+/// Type, key and writer.
+type WriteKey = (StateType, String, NodeId);
+
 /// What safety has to remember.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     /// The latest life seen, by observer and member.
     lives: BTreeMap<(Pid, NodeId), (u64, u64)>,
+    /// The latest epoch and incarnation that each node has said of itself.
+    said: BTreeMap<NodeId, (u64, u64)>,
+    /// What was written, by type, key and writer, with the number of the latest such write; `None` for a removal.
+    written: BTreeMap<WriteKey, BTreeMap<Option<Vec<u8>>, u64>>,
+    writes: u64,
+    /// What each process wrote itself.
+    own: BTreeSet<(Pid, WriteKey, u64)>,
+    /// Goodbyes can be lost in this world, and then a leave looks like a death.
+    goodbyes_lost: bool,
     applied: BTreeSet<AppliedKey>,
-    /// The latest version applied, its source, and the writer's clock.
-    registers: BTreeMap<RegisterKey, (u64, NodeId, SystemTime)>,
+    /// What was applied last.
+    registers: BTreeMap<RegisterKey, Applied>,
     /// What the latest event of a member said of it, by observer.
     paths: BTreeMap<(Pid, NodeId), NodeStatus>,
     /// Who was forgotten by order: a table without it may take it for new.
@@ -57,31 +79,69 @@ impl Checks {
             return Err(format!("{member} went back from epoch and incarnation {seen:?} to {life:?}"));
         }
         *seen = life;
-        Ok(())
+        match self.said.get(member) {
+            Some(said) if life > *said => {
+                Err(format!("{member} is believed in {life:?}, and has never said more than {said:?}"))
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// A provider is handed each version once in its process' life, those of a register in rising order, and none
-    /// that its own process wrote.
-    pub(crate) fn apply(
-        &mut self,
-        (observer, me, started): (Pid, &NodeId, SystemTime),
-        record: &SyncableState,
-    ) -> Result<(), String> {
-        let SyncableState { state_type, key, version, source_node, timestamp, .. } = record;
+    /// What a node says of itself.
+    pub(crate) fn says(&mut self, node: &NodeId, life: (u64, u64)) {
+        let said = self.said.entry(node.clone()).or_default();
+        *said = life.max(*said);
+    }
+
+    /// What a user wrote at a process, for ever or for a while.
+    pub(crate) fn writes(&mut self, pid: Pid, record: &SyncableState, for_a_while: bool) {
+        self.writes += 1;
+        let written = self.written.entry(write_key(record)).or_default();
+        written.insert(Some(record.value.as_bytes().to_vec()), self.writes);
+        if for_a_while {
+            written.insert(None, self.writes);
+        }
+        self.own.insert((pid, write_key(record), record.version));
+    }
+
+    /// A user at `node` removed a key.
+    pub(crate) fn removes(&mut self, state_type: &StateType, key: &str, node: &NodeId) {
+        self.writes += 1;
+        let place = (state_type.clone(), key.into(), node.clone());
+        self.written.entry(place).or_default().insert(None, self.writes);
+    }
+
+    /// In this world a goodbye may not be heard by anybody.
+    pub(crate) fn may_lose_goodbyes(&mut self) {
+        self.goodbyes_lost = true;
+    }
+
+    /// A provider is handed only what somebody wrote, each version once in its process' life, those of a register in
+    /// their order, and none that its own process wrote.
+    pub(crate) fn apply(&mut self, observer: Pid, record: &SyncableState) -> Result<(), String> {
+        let SyncableState { state_type, key, version, source_node, .. } = record;
         let what = format!("{state_type}/{key} of {source_node}, version {version},");
-        if source_node == me && *timestamp >= started {
+        let value = (!record.deleted).then(|| record.value.as_bytes().to_vec());
+        let number = self.written.get(&write_key(record)).and_then(|written| written.get(&value)).copied();
+        if number.is_none() && !self.written.is_empty() {
+            return Err(format!("{what} was written by nobody"));
+        }
+        if self.own.contains(&(observer, write_key(record), *version)) {
             return Err(format!("{what} came back to its writer"));
         }
         if !self.applied.insert(applied_key(observer, record)) {
             return Err(format!("{what} was applied twice"));
         }
-        let owner = state_type.is_per_node().then(|| source_node.clone());
-        let register = (observer, state_type.clone(), key.clone(), owner);
-        match self.registers.insert(register, (*version, source_node.clone(), *timestamp)) {
-            // A writer that has restarted begins anew in its own registers, at a later hour.
-            Some((_, _, before)) if state_type.is_per_node() && before < *timestamp => Ok(()),
-            Some((before, source, _)) if (before, &source) > (*version, source_node) => {
-                Err(format!("{what} was applied after version {before} of {source}"))
+        let per_node = state_type.is_per_node();
+        let register = (observer, state_type.clone(), key.clone(), per_node.then(|| source_node.clone()));
+        let now = Applied { version: *version, source: source_node.clone(), deleted: record.deleted, number };
+        match self.registers.insert(register, now) {
+            // A writer that has restarted counts its versions anew, but it has written later.
+            Some(before) if per_node && !before.deleted && !record.deleted && before.number > number => {
+                Err(format!("{what} was applied after a later write, version {}", before.version))
+            }
+            Some(before) if !per_node && (before.version, &before.source) > (*version, source_node) => {
+                Err(format!("{what} was applied after version {} of {}", before.version, before.source))
             }
             _ => Ok(()),
         }
@@ -95,7 +155,8 @@ impl Checks {
     /// makes sense: it joins before anything else is told, is suspected before it dies, and so on.
     pub(crate) fn event(&mut self, observer: Pid, me: &NodeId, event: &ClusterEvent) -> Result<(), String> {
         let Some(node) = event.node_id.as_ref().filter(|node| *node != me) else { return Ok(()) };
-        if event.kind == EventKind::NodeDead && self.ends.get(node) == Some(&End::Left) {
+        let left = !self.goodbyes_lost && self.ends.get(node) == Some(&End::Left);
+        if event.kind == EventKind::NodeDead && left {
             return Err(format!("{node} left, and was called dead: {event}"));
         }
         let was = self.paths.get(&(observer, node.clone())).copied();
@@ -126,6 +187,20 @@ impl Checks {
             return Err(format!("more than {OUTPUTS_AT_ONCE_MAX} outputs of one input: a loop"));
         }
         Ok(())
+    }
+
+    /// No queue grows beyond what a small cluster can need.
+    pub(crate) fn queues(queues: &[(&'static str, usize)]) -> Result<(), String> {
+        let over = queues.iter().find(|(name, len)| {
+            let most = match *name {
+                "exchanges" => 16,
+                "pings" => 1_000,
+                "news" | "hand-offs" => 5_000,
+                _ => 300,
+            };
+            *len > most
+        });
+        over.map_or(Ok(()), |(name, len)| Err(format!("{len} {name} wait")))
     }
 
     /// A core waits for its frames to be handed over.
@@ -173,9 +248,23 @@ impl Checks {
         self.forgotten.insert(node.clone());
     }
 
-    pub(crate) fn end_of(&self, node: &NodeId) -> Option<End> {
-        self.ends.get(node).copied()
+    /// How a node that does not run ended, and whether that status of it agrees with it.
+    fn fits(&self, node: &NodeId, status: NodeStatus) -> Result<(), NodeStatus> {
+        match self.ends.get(node) {
+            Some(End::Left)
+                if status == NodeStatus::Left || (self.goodbyes_lost && status == NodeStatus::Dead) =>
+            {
+                Ok(())
+            }
+            Some(End::Left) => Err(NodeStatus::Left),
+            Some(End::Crashed) if status != NodeStatus::Dead => Err(NodeStatus::Dead),
+            Some(End::Crashed) | None => Ok(()),
+        }
     }
+}
+
+fn write_key(record: &SyncableState) -> WriteKey {
+    (record.state_type.clone(), record.key.clone(), record.source_node.clone())
 }
 
 fn applied_key(observer: Pid, record: &SyncableState) -> AppliedKey {
@@ -203,13 +292,12 @@ pub(crate) fn disagreement(views: &[View], ends: &Checks, live: &BTreeSet<NodeId
             return Some(format!("{observer} does not know {missing}"));
         }
         for (member, (status, ..)) in &view.members {
-            let expected = match ends.end_of(member) {
-                _ if live.contains(member) => NodeStatus::Alive,
-                Some(End::Left) => NodeStatus::Left,
-                Some(End::Crashed) => NodeStatus::Dead,
-                None => continue,
+            let fits = match (live.contains(member), status) {
+                (true, NodeStatus::Alive) => Ok(()),
+                (true, _) => Err(NodeStatus::Alive),
+                (false, status) => ends.fits(member, *status),
             };
-            if *status != expected {
+            if let Err(expected) = fits {
                 return Some(format!("{observer} holds {member} {status}, which is {expected}"));
             }
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::{
     NodeId,
     proto::StreamInput,
-    sim::{Pid, Step, World, check::Checks, faults::Fault, micros, process::Input},
+    sim::{LinkSettings, Pid, Step, World, check::Checks, faults::Fault, micros, process::Input},
     wire::{CloseCode, StreamId},
 };
 
@@ -23,8 +23,6 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const STREAM_REPEAT: Duration = Duration::from_millis(25);
 /// The wait doubles with each loss, up to this.
 const STREAM_REPEAT_MAX: Duration = Duration::from_secs(1);
-/// What a process that stands still can find of datagrams when it goes on: the rest found the buffer full.
-const INBOX_MAX: usize = 4_096;
 /// How soon what met a cut link is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
 /// 100 MB/s.
@@ -81,9 +79,22 @@ enum Parcel {
 
 /// Datagrams and streams.
 impl World {
-    pub(super) fn one_way(&mut self) -> u64 {
-        let delay = micros(self.link.delay);
-        let swing = delay * self.link.jitter_percent / 100;
+    /// How the link behaves in that direction.
+    pub(super) fn link_between(&self, from: SocketAddr, to: SocketAddr) -> LinkSettings {
+        if self.links.is_empty() {
+            self.link
+        } else {
+            self.links.get(&(from, to)).copied().unwrap_or(self.link)
+        }
+    }
+
+    fn link_of(&self, from: Pid, to: Pid) -> LinkSettings {
+        self.link_between(self.procs[from].address, self.procs[to].address)
+    }
+
+    pub(super) fn one_way(&mut self, link: &LinkSettings) -> u64 {
+        let delay = micros(link.delay);
+        let swing = delay * link.jitter_percent / 100;
         delay - swing + self.rng.u64(0..=2 * swing)
     }
 
@@ -92,13 +103,17 @@ impl World {
     }
 
     pub(super) fn passes(&self, from: Pid, to: Pid) -> bool {
-        !self.cuts.contains(&(self.procs[from].address, self.procs[to].address))
+        self.cuts.is_empty() || !self.cuts.contains(&(self.procs[from].address, self.procs[to].address))
     }
 
     /// The chance that a packet between two hosts is lost: by the network, or by either of them.
     pub(super) fn loss_between(&self, from: SocketAddr, to: SocketAddr) -> f64 {
+        let loss = self.link_between(from, to).loss;
+        if self.lossy.is_empty() {
+            return loss;
+        }
         let of = |host: SocketAddr| self.lossy.get(&host).copied().unwrap_or(0.0);
-        1.0 - (1.0 - self.link.loss) * (1.0 - of(from)) * (1.0 - of(to))
+        1.0 - (1.0 - loss) * (1.0 - of(from)) * (1.0 - of(to))
     }
 
     pub(super) fn send(&mut self, pid: Pid, to: &NodeId, bytes: Bytes) {
@@ -119,12 +134,13 @@ impl World {
             self.fault(Fault::Loss);
             return;
         }
-        let mut at = self.now + self.one_way();
-        if self.is_drawn(self.link.reorder) {
+        let link = self.link_of(pid, other);
+        let mut at = self.now + self.one_way(&link);
+        if self.is_drawn(link.reorder) {
             at += self.rng.u64(0..=5_000);
             self.fault(Fault::Reorder);
         }
-        if self.is_drawn(self.link.duplicate) {
+        if self.is_drawn(link.duplicate) {
             let again = at + self.rng.u64(0..=5_000);
             self.at_micros(again, Step::Datagram { conn, to: 1 - end, bytes: bytes.clone() });
             self.fault(Fault::Duplicate);
@@ -139,10 +155,6 @@ impl World {
         }
         match self.conns[conn].ends[to] {
             End::Open => {
-                let receiver = &self.procs[to_pid];
-                if receiver.paused && receiver.inbox.len() >= INBOX_MAX {
-                    return self.fault(Fault::Overflow);
-                }
                 self.conns[conn].heard[to] = self.now;
                 let from = self.procs[from_pid].id.clone();
                 self.feed(to_pid, Input::Message { from, bytes });
@@ -160,7 +172,8 @@ impl World {
         else {
             return;
         };
-        let at = self.now + self.one_way();
+        let link = self.link_of(pid, stray);
+        let at = self.now + self.one_way(&link);
         let step = match self.conns[conn].code {
             Some(code) if serves == pid => Step::Closed { conn, end: 1 - end, code },
             _ => Step::StatelessReset { conn, end: 1 - end },
@@ -183,11 +196,12 @@ impl World {
         let sent = lane.handed.back().copied().unwrap_or(now) + size as u64 / BYTES_PER_MICRO;
         lane.handed.push_back(sent);
         let waiting = lane.handed.len();
-        let mut due = sent + self.one_way();
+        let link = self.link_of(from, to);
+        let mut due = sent + self.one_way(&link);
         // Packets are lost and sent again side by side: the last to come through decides.
         for _ in 0..=size / DATAGRAM_MAX {
-            let mut through = sent + micros(self.link.delay);
-            let mut repeat = 2 * micros(self.link.delay) + micros(STREAM_REPEAT);
+            let mut through = sent + micros(link.delay);
+            let mut repeat = 2 * micros(link.delay) + micros(STREAM_REPEAT);
             while self.is_drawn(loss) {
                 through += repeat;
                 repeat = (repeat * 2).min(micros(STREAM_REPEAT_MAX));
@@ -305,7 +319,9 @@ impl World {
         let end = self.conns[conn].end_of(pid);
         self.conns[conn].code = Some(code);
         self.end_connection(conn, end, code, false);
-        let at = self.now + self.one_way();
+        let [_, other] = self.conns[conn].seen_from(end);
+        let link = self.link_of(pid, other);
+        let at = self.now + self.one_way(&link);
         self.at_micros(at, Step::Closed { conn, end: 1 - end, code });
     }
 

@@ -17,21 +17,24 @@ use crate::{
     },
 };
 
-/// How many of the first nodes serve as everybody's seeds after a restart.
+/// How many of the first nodes that run serve as seeds of whoever starts later.
 const SEEDS: usize = 3;
 
 impl World {
     /// Starts `count` nodes; the first is the seed of the others.
     pub(crate) fn start(&mut self, count: usize) -> Vec<NodeId> {
-        let first = self.seed_addresses().first().copied();
+        let known = self.seed_addresses();
         (0..count)
             .map(|_| {
                 let number = self.names.len();
                 let id = NodeId::new(format!("n{number:02}")).expect("a short name of letters and digits");
                 let address = address_number(number);
-                let seed = first.unwrap_or_else(|| address_number(0));
+                let seeds = match number {
+                    0 => Vec::new(),
+                    _ if known.is_empty() => vec![address_number(0)],
+                    _ => known.clone(),
+                };
                 self.names.push(id.clone());
-                let seeds = if seed == address { Vec::new() } else { vec![seed] };
                 self.start_process(id.clone(), address, seeds);
                 id
             })
@@ -49,7 +52,9 @@ impl World {
     }
 
     pub(crate) fn seed_addresses(&self) -> Vec<SocketAddr> {
-        (0..self.names.len().min(SEEDS)).map(address_number).collect()
+        let live = self.live();
+        let seeds = if live.is_empty() { &self.names } else { &live };
+        seeds.iter().take(SEEDS).map(|id| self.address_of(id)).collect()
     }
 
     pub(crate) fn pid_of(&self, id: &NodeId) -> Pid {
@@ -97,11 +102,24 @@ impl World {
         key: &str,
         value: &str,
     ) -> SyncableState {
-        self.types.insert(state_type.clone());
         let value = Value::encode(value).expect("a text can be encoded");
+        self.broadcast_with(node, state_type, key, value, Options::default())
+    }
+
+    pub(crate) fn broadcast_with(
+        &mut self,
+        node: &NodeId,
+        state_type: &StateType,
+        key: &str,
+        value: Value,
+        options: Options,
+    ) -> SyncableState {
+        self.types.insert(state_type.clone());
         let pid = self.pid_of(node);
-        self.command(pid, |core, now| core.broadcast(state_type, key, value, Options::default(), now))
-            .expect("a short record is accepted")
+        let written = self.command(pid, |core, now| core.broadcast(state_type, key, value, options, now));
+        let written = written.expect("a short record is accepted");
+        self.checks.writes(pid, &written, options.ttl.is_some());
+        written
     }
 
     /// Has `node` forget a member, as its operator does.
@@ -118,7 +136,9 @@ impl World {
         key: &str,
     ) -> Option<SyncableState> {
         let pid = self.pid_of(node);
-        self.command(pid, |core, now| core.remove(state_type, key, now))
+        let removed = self.command(pid, |core, now| core.remove(state_type, key, now));
+        self.checks.removes(state_type, key, node);
+        removed
     }
 
     /// The text that counts for a reader at `node`.
@@ -151,7 +171,11 @@ impl World {
     }
 
     pub(crate) fn all_agree(&self) -> bool {
-        self.disagreement().is_none()
+        let mut live = self.names.iter().filter(|id| self.is_up(id) && !self.process(id).leaving);
+        let Some(first) = live.next() else { return true };
+        // Equal nodes have equal hashes, and that is quickly seen.
+        let first = self.process(first).core.fingerprint();
+        live.all(|id| self.process(id).core.fingerprint() == first) && self.disagreement().is_none()
     }
 
     /// The first thing in which live nodes differ from one another or from what is so.

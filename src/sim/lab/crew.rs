@@ -7,8 +7,10 @@ use std::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use crate::driver::clock;
 
 /// How often the progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(5);
@@ -21,9 +23,9 @@ pub(super) fn work<J: Sync, R: Send>(
     work: impl Fn(&J) -> R + Sync,
 ) -> Vec<R> {
     let next = AtomicUsize::new(0);
-    let done = Mutex::new((0_usize, Instant::now()));
+    let done = Mutex::new((0_usize, clock::monotonic()));
     let results: Mutex<Vec<Option<R>>> = Mutex::new(jobs.iter().map(|_| None).collect());
-    let begun = Instant::now();
+    let begun = clock::monotonic();
     std::thread::scope(|scope| {
         for _ in 0..threads.clamp(1, jobs.len().max(1)) {
             scope.spawn(|| {
@@ -36,7 +38,7 @@ pub(super) fn work<J: Sync, R: Send>(
                     let mut done = done.lock().expect("nobody panics while it holds this");
                     done.0 += 1;
                     if done.1.elapsed() >= TELL_EVERY || done.0 == jobs.len() {
-                        done.1 = Instant::now();
+                        done.1 = clock::monotonic();
                         tell(what, done.0, jobs.len(), begun.elapsed());
                     }
                 }

@@ -11,7 +11,7 @@ mod plot;
 mod report;
 mod table;
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode};
 
 use self::args::Args;
 
@@ -49,9 +49,9 @@ pub fn simulate(args: impl Iterator<Item = String>) -> ExitCode {
 fn help() -> String {
     let mut text = String::from("simulate <command> [--option value …]\n");
     for command in COMMANDS {
-        text += &format!("\n{}\n    {}\n", command.name, command.about);
+        let _ = writeln!(text, "\n{}\n    {}", command.name, command.about);
         for (name, default, meaning) in command.options {
-            text += &format!("      --{name:<12} {meaning} [{default}]\n");
+            let _ = writeln!(text, "      --{name:<12} {meaning} [{default}]");
         }
     }
     text

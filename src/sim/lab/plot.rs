@@ -21,14 +21,16 @@ const COLOURS: [RGBColor; 7] = [
 ];
 const SIZE: (u32, u32) = (900, 540);
 
+/// A line: its name, its points, and whether it is a reference, drawn without marks.
+pub(super) type Line = (String, Vec<(f64, f64)>, bool);
+
 /// A figure.
 pub(super) struct Figure<'a> {
     pub(super) title: &'a str,
     /// What is along, and whether its scale is logarithmic.
     pub(super) x: (&'a str, bool),
     pub(super) y: (&'a str, bool),
-    /// Lines: name, points, and whether it is a reference, drawn without marks.
-    pub(super) lines: Vec<(String, Vec<(f64, f64)>, bool)>,
+    pub(super) lines: Vec<Line>,
 }
 
 impl Figure<'_> {

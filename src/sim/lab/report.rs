@@ -1,6 +1,6 @@
 //! One experiment's page: `<name>.md` with its table and figures, beside `<name>.csv` and the SVG files.
 
-use std::path::Path;
+use std::{fmt::Write as _, path::Path};
 
 use super::{
     Failure,
@@ -32,9 +32,10 @@ impl Report<'_> {
         for (end, figure) in figures {
             let file = format!("{name}-{end}.svg");
             figure.write(&directory.join(&file))?;
-            page += &format!("![{}]({file})\n\n", figure.title);
+            let _ = write!(page, "![{}]({file})\n\n", figure.title);
         }
-        page += &format!(
+        let _ = write!(
+            page,
             "{after}\n\nMade by\n\n```sh\n{command}\n```\n\nThe numbers: [{name}.csv]({name}.csv).\n"
         );
         table::write(&directory.join(format!("{name}.md")), &page)?;

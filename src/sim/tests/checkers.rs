@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, UNIX_EPOCH},
+    time::UNIX_EPOCH,
 };
 
 use crate::{
@@ -23,51 +23,83 @@ fn a_life_that_goes_back_is_found() {
     assert!(checks.see_life(0, &id("a"), (5, 9)).is_err());
 }
 
-/// What the process `observer` of node `me`, started in 1970, is handed.
-fn hand(checks: &mut Checks, observer: usize, record: &SyncableState) -> Result<(), String> {
-    checks.apply((observer, &id("me"), UNIX_EPOCH), record)
-}
-
-fn record(state_type: StateType, source: &str, version: u64, at_secs: u64) -> SyncableState {
-    let mut record = SyncableState::new(state_type, "k", Value::NIL, version, id(source));
-    record.timestamp = UNIX_EPOCH + Duration::from_secs(at_secs);
-    record
+fn record(state_type: StateType, source: &str, version: u64) -> SyncableState {
+    SyncableState::new(state_type, "k", Value::encode(&version).unwrap(), version, id(source))
 }
 
 #[test]
 fn a_version_applied_twice_is_found() {
     let mut checks = Checks::default();
-    let mut record = record(StateType::DRAIN, "a", 1, 5);
-    assert!(hand(&mut checks, 0, &record).is_ok());
-    assert!(hand(&mut checks, 1, &record).is_ok());
-    assert!(hand(&mut checks, 0, &record).is_err());
+    let mut record = record(StateType::DRAIN, "a", 1);
+    assert!(checks.apply(0, &record).is_ok());
+    assert!(checks.apply(1, &record).is_ok());
+    assert!(checks.apply(0, &record).is_err());
     record.version = 2;
-    assert!(hand(&mut checks, 0, &record).is_ok());
+    assert!(checks.apply(0, &record).is_ok());
 }
 
 #[test]
 fn a_register_that_falls_is_found() {
     let mut checks = Checks::default();
-    assert!(hand(&mut checks, 0, &record(StateType::DRAIN, "b", 7, 5)).is_ok());
-    assert!(hand(&mut checks, 0, &record(StateType::DRAIN, "c", 7, 5)).is_ok(), "the greater source wins");
-    assert!(hand(&mut checks, 0, &record(StateType::DRAIN, "a", 7, 6)).is_err());
+    assert!(checks.apply(0, &record(StateType::DRAIN, "b", 7)).is_ok());
+    assert!(checks.apply(0, &record(StateType::DRAIN, "c", 7)).is_ok(), "the greater source wins");
+    assert!(checks.apply(0, &record(StateType::DRAIN, "a", 7)).is_err());
     let mut checks = Checks::default();
-    assert!(hand(&mut checks, 0, &record(StateType::CONNTRACK, "b", 7, 5)).is_ok());
-    assert!(hand(&mut checks, 0, &record(StateType::CONNTRACK, "a", 2, 5)).is_ok(), "a register of its own");
-    assert!(hand(&mut checks, 0, &record(StateType::CONNTRACK, "b", 1, 6)).is_ok(), "its writer restarted");
-    assert!(hand(&mut checks, 0, &record(StateType::CONNTRACK, "a", 1, 5)).is_err());
+    let [early, late] = [9, 3].map(|version| record(StateType::CONNTRACK, "b", version));
+    let of_another = record(StateType::CONNTRACK, "a", 1);
+    for write in [&early, &late, &of_another] {
+        checks.writes(7, write, false);
+    }
+    assert!(checks.apply(0, &early).is_ok());
+    assert!(checks.apply(0, &late).is_ok(), "its writer has restarted, and counts anew");
+    assert!(checks.apply(0, &of_another).is_ok(), "a register of its own");
+    assert!(checks.apply(1, &late).is_ok());
+    assert!(checks.apply(1, &early).is_err());
+}
+
+#[test]
+fn a_record_that_nobody_wrote_is_found() {
+    let mut checks = Checks::default();
+    let written = record(StateType::DRAIN, "a", 1);
+    checks.writes(3, &written, false);
+    assert!(checks.apply(0, &written).is_ok());
+    for change in [
+        (|record| record.source_node = id("b")) as fn(&mut SyncableState),
+        |record| record.value = Value::encode("other").unwrap(),
+        |record| record.key = "x".into(),
+        |record| record.deleted = true,
+    ] {
+        let mut record = SyncableState { version: 2, ..written.clone() };
+        change(&mut record);
+        assert!(checks.apply(0, &record).is_err(), "{record:?}");
+    }
+    let removed = SyncableState { version: 3, deleted: true, ..written };
+    checks.removes(&StateType::DRAIN, "k", &id("a"));
+    assert!(checks.apply(0, &removed).is_ok());
 }
 
 #[test]
 fn a_record_that_comes_back_to_its_writer_is_found() {
     let mut checks = Checks::default();
-    let started = UNIX_EPOCH + Duration::from_secs(9);
-    let me = id("me");
-    assert!(
-        checks.apply((0, &me, started), &record(StateType::DRAIN, "me", 1, 8)).is_ok(),
-        "of an older life"
-    );
-    assert!(checks.apply((0, &me, started), &record(StateType::DRAIN, "me", 2, 9)).is_err());
+    let written = record(StateType::DRAIN, "me", 1);
+    checks.writes(3, &written, false);
+    assert!(checks.apply(3, &written).is_err());
+    assert!(checks.apply(4, &written).is_ok(), "to a later process of its node it is news");
+}
+
+#[test]
+fn a_life_that_its_node_never_told_of_is_found() {
+    let mut checks = Checks::default();
+    checks.says(&id("a"), (5, 2));
+    assert!(checks.see_life(0, &id("a"), (5, 2)).is_ok());
+    assert!(checks.see_life(1, &id("a"), (5, 3)).is_err());
+}
+
+#[test]
+fn a_queue_without_end_is_found() {
+    assert!(Checks::queues(&[("pings", 1_000), ("exchanges", 16)]).is_ok());
+    assert!(Checks::queues(&[("pings", 1_001)]).is_err());
+    assert!(Checks::queues(&[("pings", 1), ("exchanges", 17)]).is_err());
 }
 
 fn tell(checks: &mut Checks, kind: EventKind) -> Result<(), String> {
