@@ -45,7 +45,7 @@ mod node;
 mod proto;
 mod provider;
 #[cfg(any(test, feature = "sim"))]
-#[cfg_attr(not(test), allow(dead_code, reason = "what the experiments leave, the tests use"))]
+#[cfg_attr(not(all(test, feature = "sim")), allow(dead_code, reason = "what experiments leave, tests use"))]
 #[doc(hidden)]
 pub mod sim;
 mod state;

@@ -171,6 +171,11 @@ impl World {
         let input =
             Input::Connected { peer: peer.clone(), introduction: Box::new(introduction), remote, rtt };
         self.feed(pid, input);
+        if end == 0 {
+            for bytes in std::mem::take(&mut self.conns[conn].early) {
+                self.feed(pid, Input::Message { from: peer.clone(), bytes });
+            }
+        }
         // The acceptor's own dial, if one is on its way, will find that a connection stands.
         let waiting = match self.procs[pid].dialling.get_mut(&peer) {
             Some((_, waiting)) => std::mem::take(waiting),

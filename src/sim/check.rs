@@ -75,7 +75,7 @@ impl Checks {
         life: (u64, u64),
     ) -> Result<(), String> {
         let seen = self.lives.entry((observer, member.clone())).or_default();
-        if life < *seen {
+        if life < *seen && !self.forgotten.contains(member) {
             return Err(format!("{member} went back from epoch and incarnation {seen:?} to {life:?}"));
         }
         *seen = life;

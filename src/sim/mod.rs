@@ -225,7 +225,7 @@ impl World {
                 if done(self) {
                     return Duration::from_micros(self.now - begin);
                 }
-                next_look = self.now + if self.now - begin < 1_000_000 { 500 } else { 10_000 };
+                next_look = self.now + if self.now - begin < 1_000_000 { 500 } else { 20_000 };
             }
             if !self.step_before(end) {
                 self.now = end;

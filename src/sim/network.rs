@@ -45,6 +45,8 @@ pub(crate) struct Conn {
     pub(super) heard: [u64; 2],
     /// With what it was closed, if it was.
     pub(super) code: Option<CloseCode>,
+    /// Datagrams that overtook the welcome.
+    pub(super) early: Vec<Bytes>,
     streams: Vec<Stream>,
 }
 
@@ -159,7 +161,12 @@ impl World {
                 let from = self.procs[from_pid].id.clone();
                 self.feed(to_pid, Input::Message { from, bytes });
             }
-            End::Pending => self.at(Duration::from_micros(500), Step::Datagram { conn, to, bytes }),
+            End::Pending => {
+                let early = &mut self.conns[conn].early;
+                if early.len() < WAITING_MAX {
+                    early.push(bytes);
+                }
+            }
             End::Closed => self.answer_stray(conn, to),
         }
     }
@@ -393,7 +400,14 @@ impl World {
 impl Conn {
     /// One that was admitted by the acceptor, whose welcome is on its way.
     pub(super) fn new(pids: [Pid; 2], now: u64) -> Self {
-        Self { pids, ends: [End::Pending, End::Open], heard: [now; 2], code: None, streams: Vec::new() }
+        Self {
+            pids,
+            ends: [End::Pending, End::Open],
+            heard: [now; 2],
+            code: None,
+            early: Vec::new(),
+            streams: Vec::new(),
+        }
     }
 
     pub(super) fn end_of(&self, pid: Pid) -> usize {

@@ -172,10 +172,21 @@ impl World {
 
     pub(crate) fn all_agree(&self) -> bool {
         let mut live = self.names.iter().filter(|id| self.is_up(id) && !self.process(id).leaving);
-        let Some(first) = live.next() else { return true };
+        let Some(first_id) = live.next() else { return true };
         // Equal nodes have equal hashes, and that is quickly seen.
-        let first = self.process(first).core.fingerprint();
-        live.all(|id| self.process(id).core.fingerprint() == first) && self.disagreement().is_none()
+        let first = self.process(first_id).core.fingerprint();
+        live.all(|id| self.process(id).core.fingerprint() == first)
+            && self.is_right(first_id)
+            && self.disagreement().is_none()
+    }
+
+    /// Whether what one node believes of the others' standing is so.
+    fn is_right(&self, observer: &NodeId) -> bool {
+        self.names.iter().all(|name| match self.status(observer, name) {
+            Some(NodeStatus::Alive) => self.is_up(name),
+            Some(_) => !self.is_up(name),
+            None => !self.is_up(name) || self.process(name).leaving,
+        })
     }
 
     /// The first thing in which live nodes differ from one another or from what is so.
