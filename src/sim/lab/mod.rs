@@ -6,6 +6,8 @@
 
 mod args;
 mod crew;
+mod detection;
+mod lifeguard;
 mod long_run;
 mod plot;
 mod report;
@@ -26,7 +28,7 @@ struct Command {
     run: fn(&Args) -> Result<(), Failure>,
 }
 
-const COMMANDS: &[Command] = &[long_run::COMMAND];
+const COMMANDS: &[Command] = &[long_run::COMMAND, detection::COMMAND, lifeguard::COMMAND];
 
 /// Carries out one command line of the `simulate` example.
 pub fn simulate(args: impl Iterator<Item = String>) -> ExitCode {
