@@ -148,3 +148,27 @@ fn a_range_that_a_silent_relay_was_handed_goes_to_another() {
         assert_eq!(missing, [silent]);
     }
 }
+
+#[test]
+fn a_range_of_one_dead_and_one_that_lost_a_packet_is_tried_in_turn() {
+    let names: Vec<_> = (0..17).map(|number| id(&format!("n{number:02}"))).collect();
+    for dead in &names[1..] {
+        let mut fleet = fleet(&[0; 17], &BTreeSet::new());
+        let mut has_lost = BTreeSet::from([names[0].clone()]);
+        let value = Value::encode(&1).unwrap();
+        let origin = fleet.get_mut(&names[0]).unwrap();
+        origin.broadcast(&StateType::DRAIN, "x", value, Options::default(), at(1_000)).unwrap();
+        for ms in 1_000..1_028 {
+            for name in &names {
+                fleet.get_mut(name).unwrap().handle_timeout(at(ms));
+                for (to, bytes) in sent(&drain(fleet.get_mut(name).unwrap())) {
+                    if to != *dead && name != dead && !has_lost.insert(to.clone()) {
+                        fleet.get_mut(&to).unwrap().handle_message(name, &bytes, at(ms));
+                    }
+                }
+            }
+        }
+        let missing = fleet.iter().filter(|(_, core)| core.get(&StateType::DRAIN, "x").is_none());
+        assert_eq!(missing.map(|(id, _)| id).collect::<Vec<_>>(), [dead]);
+    }
+}
