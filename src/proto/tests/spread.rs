@@ -172,3 +172,25 @@ fn a_range_of_one_dead_and_one_that_lost_a_packet_is_tried_in_turn() {
         assert_eq!(missing.map(|(id, _)| id).collect::<Vec<_>>(), [dead]);
     }
 }
+
+#[test]
+fn in_a_large_cluster_connections_are_kept_at_every_scale() {
+    let fleet = fleet(&[0; 120], &BTreeSet::new());
+    let mut cores: Vec<_> = fleet.into_values().collect();
+    for core in &mut cores {
+        core.config.max_connections = 60;
+    }
+    cores.sort_unstable_by_key(|core| core.members.me().place);
+    let places: Vec<_> = cores.iter().map(|core| core.members.me().place).collect();
+    let mut kept = 0;
+    for (rank, core) in cores.iter().enumerate() {
+        let next = (rank + 1) % cores.len();
+        assert!(core.is_kept_close(places[next]), "its neighbour on the ring");
+        for (other, place) in places.iter().enumerate().filter(|(other, _)| *other != rank) {
+            kept += usize::from(core.is_kept_close(*place));
+            assert_eq!(core.is_kept_close(*place), cores[other].is_kept_close(places[rank]), "of both");
+        }
+    }
+    let each = kept / cores.len();
+    assert!((20..60).contains(&each), "{each} on average");
+}
