@@ -186,6 +186,8 @@ impl Protocol {
             self.event(EventKind::NodeLeave, peer, cause, now);
             return;
         }
+        // A ping that went into a dead connection proves nothing: who has reset it may have just come back.
+        self.forget_probes_of(peer);
         self.probe_now(peer, now);
         self.plan_dial(peer, now);
     }
