@@ -37,4 +37,31 @@ pub(crate) struct ProtocolConfig {
     pub(crate) max_connections: usize,
     /// Types this node neither publishes nor keeps.
     pub(crate) disabled: BTreeSet<StateType>,
+    /// Rules that are switched off, to measure what each is worth. None, but in experiments.
+    pub(crate) without: BTreeSet<Rule>,
+}
+
+/// What stands on top of SWIM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rule {
+    /// A node that misses what it should have seen waits longer (Lifeguard).
+    LhaProbe,
+    /// A suspicion begins long and shrinks with independent confirmations (Lifeguard).
+    LhaSuspicion,
+    /// A suspect is told first, on the ping itself (Lifeguard).
+    Buddy,
+    /// A probe without any sign of life is void, the direct time-out follows the path, and a late wake-up voids what
+    /// ran.
+    VoidProbes,
+    /// A suspecter asks others to look at once.
+    Solicit,
+    /// Nobody is convicted who was not found silent by this node itself, while others answered.
+    VerifyFirst,
+}
+
+impl ProtocolConfig {
+    /// Whether a rule is in force.
+    pub(crate) fn has(&self, rule: Rule) -> bool {
+        !self.without.contains(&rule)
+    }
 }

@@ -59,7 +59,7 @@ use self::{
     timers::{Timer, Timers},
 };
 pub(crate) use self::{
-    config::ProtocolConfig,
+    config::{ProtocolConfig, Rule},
     link::Verdict,
     output::{Output, StreamInput},
     time::{Now, Time},
@@ -158,7 +158,7 @@ impl Protocol {
             timers: Timers::default(),
             entered: now.time,
             counters: ProtoCounters::default(),
-            awareness: Awareness::default(),
+            awareness: Awareness::new(config.has(Rule::LhaProbe)),
             schedule: Schedule::new(hash_key),
             last_ping: 0,
             pings: BTreeMap::new(),

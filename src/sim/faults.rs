@@ -148,6 +148,21 @@ impl World {
         self.at(span, Step::Resume(pid));
     }
 
+    /// The node can neither send nor receive, though its timers run, as in the Lifeguard paper's experiment; or it can
+    /// again, and works through what has waited.
+    pub(crate) fn block(&mut self, node: &NodeId, blocked: bool) {
+        let pid = self.pid_of(node);
+        if blocked {
+            self.procs[pid].held.get_or_insert_default();
+            self.fault(Fault::Pause);
+        } else if let Some(held) = self.procs[pid].held.take() {
+            for (to, bytes) in held {
+                self.send(pid, &to, bytes);
+            }
+            self.work_on(pid);
+        }
+    }
+
     /// Has the node say goodbye; its process stops when the core says that it was heard.
     pub(crate) fn leave(&mut self, node: &NodeId) {
         let pid = self.pid_of(node);

@@ -174,6 +174,10 @@ impl World {
         let many = live.len() * 2 > self.names.len() && live.len() > 2;
         let Some((a, b)) = self.any_two(&live) else { return };
         match trouble {
+            Trouble::Crashes | Trouble::LostEpochs | Trouble::Leaves if many => self.strike_down(trouble, a),
+            Trouble::Pauses | Trouble::Lags | Trouble::ClockDrift | Trouble::ClockJumps => {
+                self.strike_slow(trouble, a);
+            }
             Trouble::BadNetwork => self.turn_network_bad(),
             Trouble::BadLinks => {
                 let link = self.any_bad_link();
@@ -207,12 +211,6 @@ impl World {
                 self.half_connect(&a, loss);
                 self.soon(1_000..60_000, Planned::Whole(a));
             }
-            Trouble::Crashes if many => {
-                self.crash(&a);
-                if self.rng.u32(..10) > 0 {
-                    self.soon(100..60_000, Planned::Restart(a));
-                }
-            }
             Trouble::RestartStorms => {
                 for node in live {
                     if self.rng.u32(..10) < 7 {
@@ -220,12 +218,61 @@ impl World {
                     }
                 }
             }
-            Trouble::LostEpochs if many => {
+            Trouble::Joins if self.names.len() < self.founders + JOINS_MAX => {
+                self.start(1);
+                self.fault(super::Fault::Join);
+            }
+            Trouble::Twins => {
+                let twin = self.start_twin(&a);
+                self.fault(super::Fault::Twin);
+                self.soon(1_000..30_000, Planned::StopTwin(twin));
+            }
+            Trouble::Forgets => {
+                let dead = self
+                    .names
+                    .iter()
+                    .find(|name| !self.is_up(name) && self.status(&a, name) == Some(NodeStatus::Dead));
+                if let Some(dead) = dead.cloned() {
+                    self.forget(&a, &dead);
+                    self.fault(super::Fault::Forget);
+                }
+            }
+            Trouble::Partitions
+            | Trouble::Crashes
+            | Trouble::LostEpochs
+            | Trouble::Joins
+            | Trouble::Leaves => {}
+        }
+    }
+}
+
+/// What strikes one process.
+impl World {
+    fn strike_down(&mut self, trouble: Trouble, a: NodeId) {
+        match trouble {
+            Trouble::Crashes => {
+                self.crash(&a);
+                if self.rng.u32(..10) > 0 {
+                    self.soon(100..60_000, Planned::Restart(a));
+                }
+            }
+            Trouble::LostEpochs => {
                 self.crash(&a);
                 let behind = self.rng.i64(1..7_200_000);
                 self.jump_clock(&a, -behind);
                 self.soon(100..20_000, Planned::Restart(a));
             }
+            _ => {
+                self.leave(&a);
+                if self.rng.bool() {
+                    self.soon(3_000..60_000, Planned::Restart(a));
+                }
+            }
+        }
+    }
+
+    fn strike_slow(&mut self, trouble: Trouble, a: NodeId) {
+        match trouble {
             Trouble::Pauses => {
                 let span = if self.rng.u32(..4) == 0 { 20_000 } else { 3_000 };
                 let span = Duration::from_millis(self.rng.u64(50..span));
@@ -242,38 +289,10 @@ impl World {
                 self.drift_clock(&a, ppm);
                 self.soon(1_000..120_000, Planned::RightClock(a));
             }
-            Trouble::ClockJumps => {
+            _ => {
                 let by = self.rng.i64(-3_600_000..3_600_000);
                 self.jump_clock(&a, by);
             }
-            Trouble::Joins if self.names.len() < self.founders + JOINS_MAX => {
-                self.start(1);
-                self.fault(super::Fault::Join);
-            }
-            Trouble::Leaves if many => {
-                self.leave(&a);
-                if self.rng.bool() {
-                    self.soon(3_000..60_000, Planned::Restart(a));
-                }
-            }
-            Trouble::Twins => {
-                let twin = self.start_twin(&a);
-                self.soon(1_000..30_000, Planned::StopTwin(twin));
-            }
-            Trouble::Forgets => {
-                let dead = self
-                    .names
-                    .iter()
-                    .find(|name| !self.is_up(name) && self.status(&a, name) == Some(NodeStatus::Dead));
-                if let Some(dead) = dead.cloned() {
-                    self.forget(&a, &dead);
-                }
-            }
-            Trouble::Partitions
-            | Trouble::Crashes
-            | Trouble::LostEpochs
-            | Trouble::Joins
-            | Trouble::Leaves => {}
         }
     }
 }

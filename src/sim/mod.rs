@@ -169,6 +169,7 @@ pub(crate) fn settings(name: &str) -> ProtocolConfig {
         tombstone_ttl: Duration::from_secs(86_400),
         max_connections: 512,
         disabled: BTreeSet::new(),
+        without: BTreeSet::new(),
     }
 }
 
@@ -252,7 +253,7 @@ impl World {
                 if process.wake_at == Some(at) {
                     process.wake_at = None;
                     // Who lags comes to its timers with the next thing it takes in.
-                    if process.inbox.is_empty() {
+                    if process.inbox.is_empty() || process.held.is_some() {
                         self.wake(pid);
                     }
                 }

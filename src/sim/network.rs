@@ -119,6 +119,10 @@ impl World {
     }
 
     pub(super) fn send(&mut self, pid: Pid, to: &NodeId, bytes: Bytes) {
+        if let Some(held) = &mut self.procs[pid].held {
+            held.push((to.clone(), bytes));
+            return;
+        }
         let Some(&conn) = self.procs[pid].conns.get(to) else {
             match self.procs[pid].dialling.get_mut(to) {
                 Some((_, waiting)) if waiting.len() < WAITING_MAX => waiting.push(bytes),

@@ -48,6 +48,7 @@ pub(crate) struct Record {
 }
 
 /// A process: one life of a node.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Process {
     pub(crate) id: NodeId,
     pub(crate) epoch: u64,
@@ -56,6 +57,8 @@ pub(crate) struct Process {
     pub(crate) record: Record,
     pub(crate) running: bool,
     pub(crate) paused: bool,
+    /// What it wants to send while it can neither send nor receive; its timers run all the same.
+    pub(super) held: Option<Vec<(NodeId, Bytes)>>,
     pub(crate) leaving: bool,
     pub(super) clock: Clock,
     /// What each input costs a slow process; zero for one that keeps up.
@@ -80,6 +83,11 @@ impl Process {
     pub(crate) fn is_running(&self) -> bool {
         self.running
     }
+
+    /// Whether what reaches it has to wait.
+    fn is_behind(&self) -> bool {
+        self.paused || self.held.is_some() || !self.cost.is_zero() || !self.inbox.is_empty()
+    }
 }
 
 /// What a process that stands still or lags can find of datagrams: the rest found the buffer full.
@@ -102,6 +110,7 @@ impl World {
             record: Record::default(),
             running: true,
             paused: false,
+            held: None,
             leaving: false,
             clock: Clock::started(self.now),
             cost: Duration::ZERO,
@@ -146,7 +155,7 @@ impl World {
         if !process.running {
             return;
         }
-        if !process.paused && process.cost.is_zero() && process.inbox.is_empty() {
+        if !process.is_behind() {
             return self.take_in(pid, input);
         }
         if process.inbox.len() >= INBOX_MAX && matches!(input, Input::Message { .. }) {
@@ -159,7 +168,7 @@ impl World {
     /// Plans a lagging process' next step.
     pub(super) fn work_on(&mut self, pid: Pid) {
         let process = &mut self.procs[pid];
-        let may = process.running && !process.paused && !process.inbox.is_empty();
+        let may = process.running && !process.paused && process.held.is_none() && !process.inbox.is_empty();
         if may && !std::mem::replace(&mut process.working, true) {
             let cost = process.cost;
             self.at(cost, Step::Work(pid));
@@ -221,6 +230,9 @@ impl World {
         let due = process.core.poll_timeout();
         let name = process.id.clone();
         self.require(name.as_str(), Checks::timers(due.map(Time::as_micros), now.time.as_micros()));
+        if self.checked {
+            self.look(pid); // before it can say anything, and before it may end
+        }
         let mut outputs = 0;
         while let Some(output) = self.procs[pid].core.poll_output() {
             outputs += 1;
@@ -229,9 +241,6 @@ impl World {
             if !self.procs[pid].running {
                 return;
             }
-        }
-        if self.checked {
-            self.look(pid);
         }
         let process = &mut self.procs[pid];
         let due = process.core.poll_timeout();

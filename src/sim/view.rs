@@ -164,6 +164,13 @@ impl World {
         of_it.map(|(at, _)| *at).collect()
     }
 
+    /// When it told that of anybody else.
+    pub(crate) fn told_of_others(&self, observer: &NodeId, kind: EventKind, member: &NodeId) -> Vec<u64> {
+        let events = self.process(observer).record.events.iter();
+        let of = events.filter(|(_, event)| event.kind == kind && event.node_id.as_ref() != Some(member));
+        of.map(|(at, _)| *at).collect()
+    }
+
     /// Whether any process of the world told that of `member`.
     pub(crate) fn anybody_told(&self, kind: EventKind, member: &NodeId) -> bool {
         let mut events = self.procs.iter().flat_map(|process| &process.record.events);
@@ -171,12 +178,12 @@ impl World {
     }
 
     pub(crate) fn all_agree(&self) -> bool {
-        let mut live = self.names.iter().filter(|id| self.is_up(id) && !self.process(id).leaving);
-        let Some(first_id) = live.next() else { return true };
+        let live = self.live();
+        let Some(first) = live.first() else { return true };
         // Equal nodes have equal hashes, and that is quickly seen.
-        let first = self.process(first_id).core.fingerprint();
-        live.all(|id| self.process(id).core.fingerprint() == first)
-            && self.is_right(first_id)
+        let first = self.process(first).core.fingerprint();
+        live.iter().all(|id| self.process(id).core.fingerprint() == first)
+            && live.iter().all(|id| self.is_right(id))
             && self.disagreement().is_none()
     }
 

@@ -38,8 +38,8 @@ UDP and IP add to each datagram, and keep-alives of idle connections to each con
 const AFTER: &str = "\
 Idle, a node sends the same whatever n is: one ping and one answer each second, and a push-pull of hashes every \
 10 s. Beyond 512 members (the limit of connections) most probes go to nodes without a connection, and each needs a \
-handshake, about one a node and second (last column); a real handshake costs some 7 kB (QUIC.md), which is not in the \
-bytes here: counted in, the goal of 600 B/s does not hold beyond 512 nodes. That is the weak place: probe partners \
+handshake: 0.7 a node and second among 1,024 (last column). A real handshake costs some 7 kB (QUIC.md), which is not \
+in the bytes here: counted in, the goal of 600 B/s does not hold beyond 512 nodes. That is the weak place: probe partners \
 would have to be drawn mostly from nodes that are connected.
 
 Under writes a node sends each update about once (copies per update), with its share of acknowledgements and \

@@ -7,7 +7,9 @@
 mod args;
 mod cases;
 mod crew;
+mod detection;
 mod dissemination;
+mod lifeguard;
 mod load;
 mod long_run;
 mod partition;
@@ -32,8 +34,15 @@ struct Command {
     run: fn(&Args) -> Result<(), Failure>,
 }
 
-const COMMANDS: &[Command] =
-    &[long_run::COMMAND, dissemination::COMMAND, load::COMMAND, partition::COMMAND, restart_storm::COMMAND];
+const COMMANDS: &[Command] = &[
+    long_run::COMMAND,
+    detection::COMMAND,
+    lifeguard::COMMAND,
+    dissemination::COMMAND,
+    load::COMMAND,
+    partition::COMMAND,
+    restart_storm::COMMAND,
+];
 
 /// Carries out one command line of the `simulate` example.
 pub fn simulate(args: impl Iterator<Item = String>) -> ExitCode {
