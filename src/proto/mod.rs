@@ -13,6 +13,8 @@ pub(crate) mod config;
 mod confirm;
 mod counters;
 mod dissemination;
+#[cfg(feature = "sim")]
+pub(crate) mod formed;
 mod gossip;
 mod inbox;
 mod lamport;

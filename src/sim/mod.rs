@@ -11,6 +11,8 @@ mod check;
 mod clock;
 mod faults;
 #[cfg(feature = "sim")]
+mod formed;
+#[cfg(feature = "sim")]
 mod lab;
 mod mix;
 mod network;

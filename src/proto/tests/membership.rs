@@ -511,6 +511,8 @@ fn a_suspecter_asks_others_to_look_and_whoever_finds_silence_accuses_too() {
     let (mut asked, mut accused) = (false, false);
     // `c` is silent; only the requests to look pass from `a` to `b`, so that `b` knows of nothing else.
     for ms in (2..6_000).step_by(5) {
+        // A probe counts only if somebody is heard meanwhile.
+        a.handle_message(&id("b"), &message(codec::OPTIONAL_FROM, &()), at(ms));
         a.handle_timeout(at(ms));
         for (to, bytes) in sent(&drain(&mut a)) {
             let kind = codec::parts(&bytes).unwrap()[0].0;

@@ -5,13 +5,19 @@
 //! `long_run` and the rest: one file for each command
 
 mod args;
+mod cases;
 mod crew;
 mod detection;
+mod dissemination;
 mod lifeguard;
+mod load;
 mod long_run;
+mod partition;
 mod plot;
 mod report;
+mod restart_storm;
 mod table;
+mod ticks;
 
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -28,7 +34,15 @@ struct Command {
     run: fn(&Args) -> Result<(), Failure>,
 }
 
-const COMMANDS: &[Command] = &[long_run::COMMAND, detection::COMMAND, lifeguard::COMMAND];
+const COMMANDS: &[Command] = &[
+    long_run::COMMAND,
+    detection::COMMAND,
+    lifeguard::COMMAND,
+    dissemination::COMMAND,
+    load::COMMAND,
+    partition::COMMAND,
+    restart_storm::COMMAND,
+];
 
 /// Carries out one command line of the `simulate` example.
 pub fn simulate(args: impl Iterator<Item = String>) -> ExitCode {
