@@ -20,7 +20,7 @@ pub(crate) fn id(name: &str) -> NodeId {
 
 /// The defaults of the public configuration.
 pub(crate) fn config(name: &str) -> ProtocolConfig {
-    crate::sim::settings(name)
+    ProtocolConfig::of_defaults(name, WALL_MS)
 }
 
 /// Certificates for tests: a keyed hash under the node's name.

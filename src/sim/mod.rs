@@ -148,31 +148,6 @@ pub(crate) struct World {
     types: BTreeSet<StateType>,
 }
 
-/// A node's settings: the defaults of the public configuration.
-pub(crate) fn settings(name: &str) -> ProtocolConfig {
-    ProtocolConfig {
-        node_id: NodeId::new(name).expect("a valid name"),
-        cluster: "edge".into(),
-        epoch: WALL_BASE_MS,
-        address: ([10, 0, 0, 1], 7946).into(),
-        zone: None,
-        tags: BTreeMap::new(),
-        gossip_interval: Duration::from_millis(200),
-        gossip_fanout: 2,
-        push_pull_interval: Duration::from_secs(10),
-        max_batch_size: 100,
-        ping_interval: Duration::from_secs(1),
-        ping_timeout: Duration::from_millis(500),
-        ping_req_count: 3,
-        suspicion_mult: 3,
-        dead_node_reclaim: Duration::from_secs(86_400),
-        tombstone_ttl: Duration::from_secs(86_400),
-        max_connections: 512,
-        disabled: BTreeSet::new(),
-        without: BTreeSet::new(),
-    }
-}
-
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x7068_616c_616e_7801);
@@ -187,7 +162,7 @@ impl World {
             checked: true,
             steps: 0,
             inputs: 0,
-            settings: settings("n00"),
+            settings: ProtocolConfig::of_defaults("n00", WALL_BASE_MS),
             link: LinkSettings { delay, jitter_percent: 20, loss: 0.0, duplicate: 0.0, reorder: 0.0 },
             wall_offsets: BTreeMap::new(),
             names: Vec::new(),
