@@ -44,8 +44,10 @@ mod net;
 mod node;
 mod proto;
 mod provider;
-#[cfg(test)]
-mod sim;
+#[cfg(any(test, feature = "sim"))]
+#[cfg_attr(not(all(test, feature = "sim")), allow(dead_code, reason = "what experiments leave, tests use"))]
+#[doc(hidden)]
+pub mod sim;
 mod state;
 mod stats;
 mod wire;

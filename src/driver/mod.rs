@@ -387,6 +387,7 @@ impl Driver {
             tombstone_ttl: config.tombstone_ttl,
             max_connections: config.max_connections,
             disabled: self.disabled(),
+            without: BTreeSet::new(),
         }
     }
 

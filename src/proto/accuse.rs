@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::{
     EventData, EventKind, NodeId, NodeStatus,
     proto::{
-        Now, Output, Protocol,
+        Now, Output, Protocol, Rule,
         suspicion::{self, Suspicion},
         timers::Timer,
     },
@@ -34,7 +34,11 @@ impl Protocol {
         } else if said > known {
             self.need_claim(from, &accusation.node_id, now);
         } else if member.is_live() {
-            if status == NodeStatus::Alive && heard {
+            let verify = self.config.has(Rule::VerifyFirst);
+            if accusation.dead && !verify {
+                self.doubt(accusation, "a peer holds it dead", now);
+                self.convict(&accusation.node_id, now);
+            } else if status == NodeStatus::Alive && heard && verify {
                 // A third party's word never beats a packet just received; but the accused should refute it.
                 self.tell_suspect(accusation, now);
             } else {
@@ -85,7 +89,7 @@ impl Protocol {
                 self.timers.set(Timer::Suspicion(id.clone()), ends.max(now.time));
             }
         }
-        if accusation.dead && !self.checks.contains_key(id) {
+        if accusation.dead && !self.checks.contains_key(id) && self.config.has(Rule::VerifyFirst) {
             // All hear of a death at once; they must not all ask the same node at once.
             let jitter = self.jitter(self.config.ping_timeout / 4);
             self.timers.set_by(Timer::Look(id.clone()), now.time + jitter);
@@ -109,7 +113,7 @@ impl Protocol {
         }
         self.spread_part(kind::ACCUSATION, &accusation, false, now);
         self.rumour(id, kind::ACCUSATION, &accusation);
-        if first {
+        if first && self.config.has(Rule::Solicit) {
             self.solicit(id, now);
         }
     }
@@ -156,6 +160,8 @@ impl Protocol {
             was = member.status;
         });
         match was {
+            // SWIM believes a refutation only.
+            NodeStatus::Suspect if !self.config.has(Rule::VerifyFirst) => {}
             NodeStatus::Suspect => {
                 self.set_alive(id, "it was heard", now);
                 self.event(EventKind::NodeAlive, id, "it was heard", now);
@@ -171,6 +177,7 @@ impl Protocol {
             }
             NodeStatus::Alive | NodeStatus::Left => {}
         }
+        self.end_isolation(now);
     }
 
     fn set_alive(&mut self, id: &NodeId, cause: &str, now: Now) {
@@ -236,6 +243,19 @@ impl Protocol {
         }
     }
 
+    /// Nothing from anybody for longer than a suspicion can last: either this node is cut off, or all the others are
+    /// dead. It says so, keeps what they said, and from then on its probes count, or a survivor would wait for ever.
+    pub(super) fn is_cut_off(&mut self, now: Now) -> bool {
+        let members = self.members.live();
+        let silent = now.time.since(self.heard) >= suspicion::longest(&self.config, members);
+        if silent && self.isolated.is_none() {
+            self.set_isolated(Some(members), now);
+            let data = EventData::Isolation { alive: 0, before: members };
+            self.event_data(EventKind::IsolationSuspected, None, data, now);
+        }
+        silent
+    }
+
     /// Registers of the dead count while this node takes itself to be cut off.
     fn set_isolated(&mut self, isolated: Option<usize>, now: Now) {
         let dead: Vec<_> = self
@@ -258,6 +278,9 @@ impl Protocol {
     /// Half of those that were there are there again, or the lost have been forgotten: this node is not cut off.
     pub(super) fn end_isolation(&mut self, now: Now) {
         let Some(before) = self.isolated else { return };
+        if self.is_cut_off(now) {
+            return;
+        }
         let any_dead = self.members.iter().any(|(_, member)| member.status == NodeStatus::Dead);
         if self.members.live() * 2 >= before || !any_dead {
             self.deaths.clear();

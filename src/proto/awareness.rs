@@ -5,12 +5,18 @@
 const SCORE_MAX: u32 = 8;
 
 /// The local health multiplier.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Awareness {
     score: u32,
+    most: u32,
 }
 
 impl Awareness {
+    /// One that never doubts itself if the rule is switched off.
+    pub(crate) fn new(on: bool) -> Self {
+        Self { score: 0, most: if on { SCORE_MAX } else { 0 } }
+    }
+
     pub(crate) fn score(&self) -> u32 {
         self.score
     }
@@ -27,7 +33,7 @@ impl Awareness {
 
     /// So many signs that the fault may lie here: nacks missed, suspicions refuted, late wake-ups.
     pub(crate) fn unwell(&mut self, signs: u32) {
-        self.score = self.score.saturating_add(signs).min(SCORE_MAX);
+        self.score = self.score.saturating_add(signs).min(self.most);
     }
 }
 
@@ -37,7 +43,7 @@ mod tests {
 
     #[test]
     fn health_stays_within_its_bounds() {
-        let mut health = Awareness::default();
+        let mut health = Awareness::new(true);
         health.well();
         assert_eq!(health.factor(), 1);
         health.unwell(u32::MAX);

@@ -37,4 +37,57 @@ pub(crate) struct ProtocolConfig {
     pub(crate) max_connections: usize,
     /// Types this node neither publishes nor keeps.
     pub(crate) disabled: BTreeSet<StateType>,
+    /// Rules that are switched off, to measure what each is worth. None, but in experiments.
+    pub(crate) without: BTreeSet<Rule>,
+}
+
+/// What stands on top of SWIM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rule {
+    /// A node that misses what it should have seen waits longer (Lifeguard).
+    LhaProbe,
+    /// A suspicion begins long and shrinks with independent confirmations (Lifeguard).
+    LhaSuspicion,
+    /// A suspect is told first, on the ping itself (Lifeguard).
+    Buddy,
+    /// A probe without any sign of life is void, the direct time-out follows the path, and a late wake-up voids what
+    /// ran.
+    VoidProbes,
+    /// A suspecter asks others to look at once.
+    Solicit,
+    /// Nobody is convicted who was not found silent by this node itself, while others answered.
+    VerifyFirst,
+}
+
+impl ProtocolConfig {
+    /// The defaults of the public configuration, for simulated nodes.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn of_defaults(name: &str, epoch: u64) -> Self {
+        Self {
+            node_id: NodeId::new(name).expect("a valid name"),
+            cluster: "edge".into(),
+            epoch,
+            address: ([10, 0, 0, 1], 7946).into(),
+            zone: None,
+            tags: BTreeMap::new(),
+            gossip_interval: Duration::from_millis(200),
+            gossip_fanout: 2,
+            push_pull_interval: Duration::from_secs(10),
+            max_batch_size: 100,
+            ping_interval: Duration::from_secs(1),
+            ping_timeout: Duration::from_millis(500),
+            ping_req_count: 3,
+            suspicion_mult: 3,
+            dead_node_reclaim: Duration::from_secs(86_400),
+            tombstone_ttl: Duration::from_secs(86_400),
+            max_connections: 512,
+            disabled: BTreeSet::new(),
+            without: BTreeSet::new(),
+        }
+    }
+
+    /// Whether a rule is in force.
+    pub(crate) fn has(&self, rule: Rule) -> bool {
+        !self.without.contains(&rule)
+    }
 }

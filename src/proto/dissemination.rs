@@ -131,6 +131,12 @@ impl Spreader {
         left.is_some()
     }
 
+    /// Hand-offs that are not acknowledged.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn waiting_for(&self) -> usize {
+        self.handoffs.len()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.handoffs.is_empty()
     }
@@ -487,6 +493,8 @@ impl Protocol {
             except.push(handoff.batch.origin.clone());
             if let Some(other) = self.choose_relay(inside, &except) {
                 handoff.to = other;
+            } else if let Some(first) = self.tried_longest_ago(&handoff.tried) {
+                handoff.to = first;
             }
             self.members.put_ring(ring);
         }
@@ -494,14 +502,28 @@ impl Protocol {
             self.go_on(now);
             return; // it died meanwhile, and nobody else is in the range
         }
-        let again = handoff.tried.contains(&handoff.to);
-        handoff.wait =
-            if again { handoff.wait * 2 } else { self.ack_wait(&handoff.to, handoff.batch.payload.len()) };
+        // Twice as long from the third time on. One loss is no sign that a path is slow, and to wait longer at once
+        // costs the last nodes of a lossy cluster more than all that went before.
+        let times = handoff.tried.iter().filter(|id| **id == handoff.to).count();
+        handoff.wait = if times > 1 {
+            handoff.wait * 2
+        } else {
+            self.ack_wait(&handoff.to, handoff.batch.payload.len())
+        };
         handoff.sent = now.time;
         self.timers.set(Timer::Handoff(number), now.time + handoff.wait);
         self.send_handoff(number, &Arc::clone(&handoff.batch), &handoff.to, &handoff.span);
         self.spreader.handoffs.insert(number, handoff);
         self.probe_silent(&silent, now);
+    }
+
+    /// Everybody in a range was tried: in turn again, since the last may be dead and the first have lost a packet.
+    fn tried_longest_ago(&self, tried: &[NodeId]) -> Option<NodeId> {
+        let last = |id: &NodeId| tried.iter().rposition(|other| other == id);
+        let alive = tried
+            .iter()
+            .filter(|id| self.members.get(id).is_some_and(|member| member.status == NodeStatus::Alive));
+        alive.min_by_key(|id| last(id)).cloned()
     }
 
     /// Probes one that did not acknowledge, unless it was heard within the ping interval.

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::Hasher as _,
+    sync::Arc,
     time::Duration,
 };
 
@@ -154,14 +155,16 @@ pub(crate) const MEMBERS_MAX: usize = 65_536;
 pub(crate) struct Members {
     me: NodeId,
     hash_key: (u64, u64),
-    table: BTreeMap<NodeId, Member>,
+    /// Rows are copied when they change, so that the simulator's nodes can begin with the same ones: ten thousand
+    /// tables of ten thousand rows each would not fit.
+    table: BTreeMap<NodeId, Arc<Member>>,
     /// The sum of the rows' hashes.
     hash: u64,
     /// How many are alive or suspect, this node included.
     live: usize,
     graves: BTreeMap<NodeId, Grave>,
     /// Certificate chains by their hash.
-    chains: BTreeMap<u64, Bytes>,
+    chains: Arc<BTreeMap<u64, Bytes>>,
     /// Live members but this node, in the ring's order; `None` after a change.
     ring: Option<Vec<Place>>,
     /// When the table last changed.
@@ -177,14 +180,14 @@ impl Members {
             hash: 0,
             live: 0,
             graves: BTreeMap::new(),
-            chains: BTreeMap::new(),
+            chains: Arc::default(),
             ring: None,
             changed: Time::ZERO,
         }
     }
 
     pub(crate) fn get(&self, id: &NodeId) -> Option<&Member> {
-        self.table.get(id)
+        self.table.get(id).map(|member| &**member)
     }
 
     pub(crate) fn me(&self) -> &Member {
@@ -192,12 +195,12 @@ impl Members {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
-        self.table.iter()
+        self.table.iter().map(|(id, member)| (id, &**member))
     }
 
     /// All but this node.
     pub(crate) fn others(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
-        self.table.iter().filter(|(id, _)| **id != self.me)
+        self.iter().filter(|(id, _)| **id != self.me)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -210,37 +213,42 @@ impl Members {
     }
 
     pub(crate) fn is_live(&self, id: &NodeId) -> bool {
-        self.table.get(id).is_some_and(Member::is_live)
+        self.get(id).is_some_and(Member::is_live)
     }
 
     /// Changes what neither the hash nor the ring depends on.
     pub(crate) fn note(&mut self, id: &NodeId, change: impl FnOnce(&mut Member)) {
         if let Some(member) = self.table.get_mut(id) {
-            change(member);
+            change(Arc::make_mut(member));
         }
     }
 
     /// Changes a member, its claim and status included.
     pub(crate) fn update(&mut self, id: &NodeId, now: Time, change: impl FnOnce(&mut Member)) {
-        let Some(mut member) = self.table.remove(id) else { return };
+        let Some(member) = self.table.remove(id) else { return };
+        let mut member = Arc::unwrap_or_clone(member);
         self.discount(id, &member);
+        let (was_live, zone) = (member.is_live(), member.body.zone.clone());
         change(&mut member);
         debug_assert_eq!(member.suspicion.is_some(), member.status == NodeStatus::Suspect, "{id}");
+        // A suspicion moves nobody: to walk all members anew for each would make a burst of them cost n² log n.
+        let ring = (member.is_live() == was_live && member.body.zone == zone).then(|| self.ring.take());
         self.insert(member, now);
+        self.ring = ring.flatten();
     }
 
     pub(crate) fn insert(&mut self, member: Member, now: Time) {
         let id = member.body.node_id.clone();
         self.hash = self.hash.wrapping_add(self.row_hash(&id, &member));
         self.live += usize::from(member.is_live());
-        self.table.insert(id, member);
+        self.table.insert(id, Arc::new(member));
         self.ring = None;
         self.changed = now;
     }
 
     pub(crate) fn remove(&mut self, id: &NodeId, now: Time) -> Option<Member> {
         debug_assert_ne!(*id, self.me);
-        let member = self.table.remove(id)?;
+        let member = Arc::unwrap_or_clone(self.table.remove(id)?);
         self.discount(id, &member);
         self.ring = None;
         self.changed = now;
@@ -286,7 +294,7 @@ impl Members {
     /// Live members but this node, by zone and place.
     pub(crate) fn ring(&mut self) -> &[Place] {
         if self.ring.is_none() {
-            let live = self.table.iter().filter(|(id, member)| **id != self.me && member.is_live());
+            let live = self.iter().filter(|(id, member)| **id != self.me && member.is_live());
             let mut ring: Vec<_> = live
                 .map(|(id, member)| Place {
                     zone: member.body.zone.clone(),
@@ -315,10 +323,35 @@ impl Members {
     }
 
     pub(crate) fn keep_chain(&mut self, hash: u64, chain: Bytes) {
-        self.chains.insert(hash, chain);
-        if self.chains.len() > 2 * self.table.len() + 64 {
+        let chains = Arc::make_mut(&mut self.chains);
+        chains.insert(hash, chain);
+        if chains.len() > 2 * self.table.len() + 64 {
             let used: BTreeSet<_> = self.table.values().map(|member| member.signed.chain_hash).collect();
-            self.chains.retain(|kept, _| used.contains(kept) || *kept == hash);
+            chains.retain(|kept, _| used.contains(kept) || *kept == hash);
+        }
+    }
+
+    /// Begins with the rows of a whole cluster, this node's among them.
+    #[cfg(feature = "sim")]
+    pub(crate) fn begin_with(
+        &mut self,
+        rows: impl Iterator<Item = (NodeId, Arc<Member>)>,
+        chains: &Arc<BTreeMap<u64, Bytes>>,
+        hash: Option<u64>,
+    ) {
+        self.table = rows.collect();
+        self.chains = Arc::clone(chains);
+        self.live = self.table.values().filter(|member| member.is_live()).count();
+        let rows = self.table.iter().map(|(id, member)| self.row_hash(id, member));
+        self.hash = hash.unwrap_or_else(|| rows.fold(0, u64::wrapping_add));
+        self.ring = None;
+    }
+
+    /// Replaces a row by one that differs in nothing that the hash or the ring depends on.
+    #[cfg(feature = "sim")]
+    pub(crate) fn share(&mut self, id: &NodeId, row: &Arc<Member>) {
+        if let Some(member) = self.table.get_mut(id) {
+            *member = Arc::clone(row);
         }
     }
 

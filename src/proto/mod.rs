@@ -13,6 +13,8 @@ pub(crate) mod config;
 mod confirm;
 mod counters;
 mod dissemination;
+#[cfg(feature = "sim")]
+pub(crate) mod formed;
 mod gossip;
 mod inbox;
 mod lamport;
@@ -57,7 +59,7 @@ use self::{
     timers::{Timer, Timers},
 };
 pub(crate) use self::{
-    config::ProtocolConfig,
+    config::{ProtocolConfig, Rule},
     link::Verdict,
     output::{Output, StreamInput},
     time::{Now, Time},
@@ -156,7 +158,7 @@ impl Protocol {
             timers: Timers::default(),
             entered: now.time,
             counters: ProtoCounters::default(),
-            awareness: Awareness::default(),
+            awareness: Awareness::new(config.has(Rule::LhaProbe)),
             schedule: Schedule::new(hash_key),
             last_ping: 0,
             pings: BTreeMap::new(),
@@ -375,6 +377,27 @@ impl Protocol {
     pub(crate) fn counters(&self) -> ProtoCounters {
         let (health_score, records_held) = (self.awareness.score(), self.store.len());
         ProtoCounters { health_score, records_held, ..self.counters.clone() }
+    }
+
+    /// Hashes of the member table and of the store: equal nodes have equal ones.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn fingerprint(&self) -> (u64, u64) {
+        (self.members.hash(), self.store.digest_all(&BTreeSet::new()))
+    }
+
+    /// How much of everything waits here that peers or time can make grow, by name.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn queues(&self) -> [(&'static str, usize); 8] {
+        [
+            ("pings", self.pings.len()),
+            ("probes", self.probes.len()),
+            ("checks", self.checks.len()),
+            ("claims asked for", self.needed.len()),
+            ("rumours", self.rumours.len()),
+            ("exchanges", self.exchanges.len()),
+            ("news", self.news.len()),
+            ("hand-offs", self.spreader.waiting_for()),
+        ]
     }
 
     /// This node's name.

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     NodeId, NodeStatus,
-    proto::{Now, Protocol, Time, members::Rtt, schedule, timers::Timer},
+    proto::{Now, Protocol, Rule, Time, members::Rtt, schedule, timers::Timer},
     wire::{
         codec::Packet,
         limits,
@@ -130,6 +130,9 @@ impl Protocol {
 
     /// `srtt + 4·rttvar` of this path, within 25 ms and the ping time-out, stretched by local health.
     fn direct_timeout(&self, id: &NodeId) -> Duration {
+        if !self.config.has(Rule::VoidProbes) {
+            return self.config.ping_timeout * self.awareness.factor();
+        }
         let path = self.members.get(id).and_then(|member| member.rtt);
         let adaptive = path.map_or(self.config.ping_timeout, |rtt| rtt.smooth + rtt.var * 4);
         (adaptive.max(DIRECT_MIN) * self.awareness.factor()).min(self.config.ping_timeout)
@@ -151,7 +154,9 @@ impl Protocol {
     /// The probe's time is over and nobody has reached the target.
     pub(super) fn end_probe(&mut self, seq: u64, now: Now) {
         let Some(probe) = self.take_probe(seq) else { return };
-        if !probe.helpers.is_empty() && self.heard <= probe.since {
+        let void =
+            !probe.helpers.is_empty() && self.heard <= probe.since && self.config.has(Rule::VoidProbes);
+        if void && !self.is_cut_off(now) {
             // No sign of life from anyone: this node is the one that cannot hear.
             self.counters.probes_void += 1;
             self.awareness.unwell(1);
@@ -217,7 +222,8 @@ impl Protocol {
         let seq = self.last_ping;
         let Some(member) = self.members.get(to) else { return seq };
         let cold = !member.linked;
-        let own = (member.status == NodeStatus::Suspect).then(|| self.accusation(to, false)).flatten();
+        let tells = member.status == NodeStatus::Suspect && self.config.has(Rule::Buddy);
+        let own = tells.then(|| self.accusation(to, false)).flatten();
         let mut packet = Packet::new();
         packet.push(kind::PING, &Ping { seq, digests: self.digests(to, now) });
         // The suspect is told first (Lifeguard's buddy).
@@ -401,6 +407,9 @@ impl Protocol {
         {
             return;
         }
+        if !self.config.has(Rule::VerifyFirst) {
+            return self.convict(suspect, now);
+        }
         self.counters.self_checks += 1;
         let linked = self.members.get(suspect).is_some_and(|member| member.linked);
         let mut wait = if linked { self.direct_timeout(suspect) } else { self.config.ping_timeout };
@@ -458,8 +467,12 @@ impl Protocol {
         let due = self.timers.next().map(|due| due.max(self.entered));
         self.entered = self.entered.max(now.time);
         let Some(late) = due.map(|due| now.time.since(due)).filter(|late| *late > LATE) else { return };
+        if !self.config.has(Rule::VoidProbes) {
+            return;
+        }
         self.counters.late_wakeups += 1;
         self.awareness.unwell(1);
+        self.heard = self.heard.max(now.time); // the silence is its own
         let probes: Vec<_> = self.probes.keys().copied().collect();
         for seq in probes {
             self.take_probe(seq);

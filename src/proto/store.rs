@@ -138,11 +138,11 @@ impl Store {
         key: &str,
         record: Record,
         effects: &mut Vec<Effect>,
-    ) -> bool {
+    ) -> Taken {
         let new = record.to_state(state_type, key);
         let (deleted, since, expires, source) =
             (record.deleted, record.since, record.expires, record.source.clone());
-        let Placed::Won(old) = self.table(state_type).place(key, record) else { return false };
+        let Placed::Won(old) = self.table(state_type).place(key, record) else { return Taken::Lost };
         let key: Arc<str> = key.into();
         if let Some(old) = &old {
             self.unindex(state_type, &key, old);
@@ -152,13 +152,18 @@ impl Store {
         } else if let Some(at) = expires {
             self.expiries.insert((at, state_type.clone(), Arc::clone(&key), source));
         }
-        let old = old.filter(|old| !old.deleted).map(|old| old.to_state(state_type, &key));
-        match (deleted, old) {
+        let old = old.map(|old| old.to_state(state_type, &key));
+        // The same said again under another dot, as after a new epoch. An opinion counts by its epoch.
+        let renumbered = old.as_ref().is_some_and(|old| *old == new);
+        if renumbered && !state_type.stops_counting_at_death() {
+            return Taken::Renumbered;
+        }
+        match (deleted, old.filter(|old| !old.deleted)) {
             (false, old) => effects.push(Effect::Change(StateChange::Put { new, old })),
             (true, Some(old)) => effects.push(Effect::Change(StateChange::Removed { old })),
             (true, None) => {}
         }
-        true
+        if renumbered { Taken::Renumbered } else { Taken::Changed }
     }
 
     fn unindex(&mut self, state_type: &StateType, key: &Arc<str>, record: &Record) {
@@ -170,6 +175,15 @@ impl Store {
             self.expiries.remove(&index(at));
         }
     }
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Lost,
+    /// It says what was there already, under a dot of its own.
+    Renumbered,
+    Changed,
 }
 
 /// Others' records.
@@ -245,11 +259,11 @@ impl Store {
             value: if record.deleted { Bytes::new() } else { record.value.clone() },
         };
         let state = held.to_state(state_type, &record.key);
-        let wins = self.place(state_type, &record.key, held, effects);
-        if wins {
+        let taken = self.place(state_type, &record.key, held, effects);
+        if taken == Taken::Changed {
             effects.push(Effect::Apply(state));
         }
-        wins
+        taken != Taken::Lost
     }
 
     /// Whether a dot of that source and epoch could be kept at all.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     NodeId,
-    proto::{ProtocolConfig, Time},
+    proto::{ProtocolConfig, Rule, Time},
 };
 
 /// Lifeguard's β: the first accuser waits so many times the shortest wait.
@@ -43,7 +43,7 @@ fn whole_ms(span: Duration) -> Duration {
 
 /// How long a suspect has at most.
 pub(crate) fn longest(config: &ProtocolConfig, members: usize) -> Duration {
-    shortest(config, members) * BETA
+    shortest(config, members) * if config.has(Rule::LhaSuspicion) { BETA } else { 1 }
 }
 
 /// How many confirmations are asked for among `members` nodes: those besides the suspect and the accuser, 3 at most.

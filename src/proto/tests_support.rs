@@ -1,11 +1,6 @@
 //! What the core's unit tests share.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    hash::Hasher as _,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, hash::Hasher as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use siphasher::sip::SipHasher13;
@@ -25,26 +20,7 @@ pub(crate) fn id(name: &str) -> NodeId {
 
 /// The defaults of the public configuration.
 pub(crate) fn config(name: &str) -> ProtocolConfig {
-    ProtocolConfig {
-        node_id: id(name),
-        cluster: "edge".into(),
-        epoch: 1_767_225_600_000,
-        address: ([10, 0, 0, 1], 7946).into(),
-        zone: None,
-        tags: BTreeMap::new(),
-        gossip_interval: Duration::from_millis(200),
-        gossip_fanout: 2,
-        push_pull_interval: Duration::from_secs(10),
-        max_batch_size: 100,
-        ping_interval: Duration::from_secs(1),
-        ping_timeout: Duration::from_millis(500),
-        ping_req_count: 3,
-        suspicion_mult: 3,
-        dead_node_reclaim: Duration::from_secs(86_400),
-        tombstone_ttl: Duration::from_secs(86_400),
-        max_connections: 512,
-        disabled: BTreeSet::new(),
-    }
+    ProtocolConfig::of_defaults(name, WALL_MS)
 }
 
 /// Certificates for tests: a keyed hash under the node's name.

@@ -18,7 +18,7 @@ impl Time {
         Self(micros)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) const fn as_micros(self) -> u64 {
         self.0
     }

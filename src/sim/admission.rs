@@ -53,9 +53,11 @@ impl World {
         let started = self.now;
         self.dials.push(Dial { from: pid, to, address, started, asked_incumbent: false, accepted: None });
         let mut at = self.now;
+        let (loss, limit) = (self.loss_between(self.procs[pid].address, address), at + micros(DIAL_LIMIT));
+        let link = self.link_between(self.procs[pid].address, address);
         for _ in 0..3 {
-            at += self.one_way();
-            if self.is_drawn(self.link.loss) {
+            at += self.one_way(&link);
+            while self.is_drawn(loss) && at < limit {
                 at += micros(HANDSHAKE_REPEAT);
                 self.fault(Fault::Loss);
             }
@@ -72,8 +74,9 @@ impl World {
         let here = self.procs[from].address;
         let cut = self.cuts.contains(&(here, address)) || self.cuts.contains(&(address, here));
         let target = self.at_address.get(&address).copied();
-        if cut || self.procs[from].paused || target.is_some_and(|target| self.procs[target].paused) {
-            if self.now >= started + micros(DIAL_LIMIT) {
+        let late = self.now >= started + micros(DIAL_LIMIT);
+        if late || cut || self.procs[from].paused || target.is_some_and(|target| self.procs[target].paused) {
+            if late {
                 return self.fail_dial(number);
             }
             return self.at(RETRY, Step::Dial(number));
@@ -99,7 +102,7 @@ impl World {
                 let lives = old.is_some_and(|old| {
                     let at = self.procs[target].address;
                     let reached = !self.cuts.contains(&(at, address)) && !self.cuts.contains(&(address, at));
-                    old.id == dialler && old.epoch == epoch && !old.paused && reached
+                    old.id == dialler && old.core.local_node().epoch == epoch && !old.paused && reached
                 });
                 if lives {
                     self.note(&acceptor, &format!("refuses {dialler}: an older process with that id lives"));
@@ -116,7 +119,8 @@ impl World {
         self.dials[number].accepted = Some((conn, Box::new(welcome)));
         self.enter(conn, 1, hello);
         self.at(KEEP_ALIVE, Step::KeepAlive(conn));
-        let at = self.now + self.one_way();
+        let link = self.link_between(address, here);
+        let at = self.now + self.one_way(&link);
         self.at_micros(at, Step::Welcome(number));
     }
 
@@ -141,7 +145,8 @@ impl World {
             self.note(&name, &format!("refuses the welcome of {}: {reason}", welcome.node_id));
             self.conns[conn].ends[0] = End::Closed;
             self.conns[conn].code = Some(code);
-            let at = self.now + self.one_way();
+            let link = self.link_between(self.procs[from].address, self.procs[target].address);
+            let at = self.now + self.one_way(&link);
             self.at_micros(at, Step::Closed { conn, end: 1, code });
             return self.fail_dial(number);
         }
@@ -159,10 +164,18 @@ impl World {
             self.lose_streams(old, pid);
         }
         self.conns[conn].heard[end] = self.now;
-        let (remote, rtt) = (self.procs[peer_pid].address, self.link.delay * 2);
+        let remote = self.procs[peer_pid].address;
+        let there = self.link_between(self.procs[pid].address, remote);
+        let back = self.link_between(remote, self.procs[pid].address);
+        let rtt = there.delay + back.delay;
         let input =
             Input::Connected { peer: peer.clone(), introduction: Box::new(introduction), remote, rtt };
         self.feed(pid, input);
+        if end == 0 {
+            for bytes in std::mem::take(&mut self.conns[conn].early) {
+                self.feed(pid, Input::Message { from: peer.clone(), bytes });
+            }
+        }
         // The acceptor's own dial, if one is on its way, will find that a connection stands.
         let waiting = match self.procs[pid].dialling.get_mut(&peer) {
             Some((_, waiting)) => std::mem::take(waiting),

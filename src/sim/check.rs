@@ -1,12 +1,19 @@
 //! What must hold in every world: safety after each step, agreement once faults have ended. Each rule is a pure
 //! function of observations, so that its test can feed it a lie.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use crate::{ClusterEvent, EventKind, NodeId, NodeStatus, StateType, SyncableState, sim::Pid};
 
 /// Steps that may happen at one instant before it counts as a loop.
 pub(crate) const STEPS_AT_ONCE_MAX: u64 = 20_000;
+/// Outputs of one input before it counts as a loop: a frame full of the smallest records gives some 50,000.
+pub(crate) const OUTPUTS_AT_ONCE_MAX: u64 = 100_000;
+/// Frames of one stream that may wait to be handed over, as in the transport, which ends the stream at one more.
+pub(crate) const FRAMES_WAITING_MAX: usize = 32;
 
 /// How a node's latest process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,14 +22,45 @@ pub(crate) enum End {
     Left,
 }
 
-type AppliedKey = (Pid, StateType, String, NodeId, u64);
+/// With the writer's clock, since a writer that restarts may come to the same version again.
+type AppliedKey = (Pid, StateType, String, NodeId, u64, SystemTime);
+/// A register in the eyes of one process; the writer only of per-node types.
+type RegisterKey = (Pid, StateType, String, Option<NodeId>);
+
+/// What a register was last set to, in the eyes of one process.
+#[derive(Debug)]
+struct Applied {
+    version: u64,
+    source: NodeId,
+    deleted: bool,
+    /// Of the write, if it was made through the world.
+    number: Option<u64>,
+}
+
+/// Type, key and writer.
+type WriteKey = (StateType, String, NodeId);
 
 /// What safety has to remember.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     /// The latest life seen, by observer and member.
     lives: BTreeMap<(Pid, NodeId), (u64, u64)>,
+    /// The latest epoch and incarnation that each node has said of itself.
+    said: BTreeMap<NodeId, (u64, u64)>,
+    /// What was written, by type, key and writer, with the number of the latest such write; `None` for a removal.
+    written: BTreeMap<WriteKey, BTreeMap<Option<Vec<u8>>, u64>>,
+    writes: u64,
+    /// What each process wrote itself.
+    own: BTreeSet<(Pid, WriteKey, u64)>,
+    /// Goodbyes can be lost in this world, and then a leave looks like a death.
+    goodbyes_lost: bool,
     applied: BTreeSet<AppliedKey>,
+    /// What was applied last.
+    registers: BTreeMap<RegisterKey, Applied>,
+    /// What the latest event of a member said of it, by observer.
+    paths: BTreeMap<(Pid, NodeId), NodeStatus>,
+    /// Who was forgotten by order: a table without it may take it for new.
+    forgotten: BTreeSet<NodeId>,
     ends: BTreeMap<NodeId, End>,
     /// Steps so far at the present instant.
     instant: (u64, u64),
@@ -37,35 +75,140 @@ impl Checks {
         life: (u64, u64),
     ) -> Result<(), String> {
         let seen = self.lives.entry((observer, member.clone())).or_default();
-        if life < *seen {
+        if life < *seen && !self.forgotten.contains(member) {
             return Err(format!("{member} went back from epoch and incarnation {seen:?} to {life:?}"));
         }
         *seen = life;
-        Ok(())
+        match self.said.get(member) {
+            Some(said) if life > *said => {
+                Err(format!("{member} is believed in {life:?}, and has never said more than {said:?}"))
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// A provider is handed each version once in its process' life.
-    pub(crate) fn apply(&mut self, observer: Pid, record: &SyncableState) -> Result<(), String> {
-        let key = applied_key(observer, record);
-        if self.applied.insert(key) {
-            return Ok(());
+    /// What a node says of itself.
+    pub(crate) fn says(&mut self, node: &NodeId, life: (u64, u64)) {
+        let said = self.said.entry(node.clone()).or_default();
+        *said = life.max(*said);
+    }
+
+    /// What a user wrote at a process, for ever or for a while.
+    pub(crate) fn writes(&mut self, pid: Pid, record: &SyncableState, for_a_while: bool) {
+        self.writes += 1;
+        let written = self.written.entry(write_key(record)).or_default();
+        written.insert(Some(record.value.as_bytes().to_vec()), self.writes);
+        if for_a_while {
+            written.insert(None, self.writes);
         }
+        self.own.insert((pid, write_key(record), record.version));
+    }
+
+    /// A user at `node` removed a key.
+    pub(crate) fn removes(&mut self, state_type: &StateType, key: &str, node: &NodeId) {
+        self.writes += 1;
+        let place = (state_type.clone(), key.into(), node.clone());
+        self.written.entry(place).or_default().insert(None, self.writes);
+    }
+
+    /// In this world a goodbye may not be heard by anybody.
+    pub(crate) fn may_lose_goodbyes(&mut self) {
+        self.goodbyes_lost = true;
+    }
+
+    /// A provider is handed only what somebody wrote, each version once in its process' life, those of a register in
+    /// their order, and none that its own process wrote.
+    pub(crate) fn apply(&mut self, observer: Pid, record: &SyncableState) -> Result<(), String> {
         let SyncableState { state_type, key, version, source_node, .. } = record;
-        Err(format!("{state_type}/{key} of {source_node}, version {version}, was applied twice"))
+        let what = format!("{state_type}/{key} of {source_node}, version {version},");
+        let value = (!record.deleted).then(|| record.value.as_bytes().to_vec());
+        let number = self.written.get(&write_key(record)).and_then(|written| written.get(&value)).copied();
+        if number.is_none() && !self.written.is_empty() {
+            return Err(format!("{what} was written by nobody"));
+        }
+        if self.own.contains(&(observer, write_key(record), *version)) {
+            return Err(format!("{what} came back to its writer"));
+        }
+        if !self.applied.insert(applied_key(observer, record)) {
+            return Err(format!("{what} was applied twice"));
+        }
+        let per_node = state_type.is_per_node();
+        let register = (observer, state_type.clone(), key.clone(), per_node.then(|| source_node.clone()));
+        let now = Applied { version: *version, source: source_node.clone(), deleted: record.deleted, number };
+        match self.registers.insert(register, now) {
+            // A writer that has restarted counts its versions anew, but it has written later.
+            Some(before) if per_node && !before.deleted && !record.deleted && before.number > number => {
+                Err(format!("{what} was applied after a later write, version {}", before.version))
+            }
+            Some(before) if !per_node && (before.version, &before.source) > (*version, source_node) => {
+                Err(format!("{what} was applied after version {} of {}", before.version, before.source))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn was_applied(&self, observer: Pid, record: &SyncableState) -> bool {
         self.applied.contains(&applied_key(observer, record))
     }
 
-    /// Nobody calls a node dead that said goodbye and did not come back.
-    pub(crate) fn event(&self, event: &ClusterEvent) -> Result<(), String> {
-        match &event.node_id {
-            Some(node) if event.kind == EventKind::NodeDead && self.ends.get(node) == Some(&End::Left) => {
-                Err(format!("{node} left, and was called dead: {event}"))
-            }
-            _ => Ok(()),
+    /// Nobody calls a node dead that said goodbye and did not come back; and what one process tells of a member
+    /// makes sense: it joins before anything else is told, is suspected before it dies, and so on.
+    pub(crate) fn event(&mut self, observer: Pid, me: &NodeId, event: &ClusterEvent) -> Result<(), String> {
+        let Some(node) = event.node_id.as_ref().filter(|node| *node != me) else { return Ok(()) };
+        let left = !self.goodbyes_lost && self.ends.get(node) == Some(&End::Left);
+        if event.kind == EventKind::NodeDead && left {
+            return Err(format!("{node} left, and was called dead: {event}"));
         }
+        let was = self.paths.get(&(observer, node.clone())).copied();
+        let (is, legal) = match event.kind {
+            EventKind::NodeJoin => {
+                let gone = matches!(was, None | Some(NodeStatus::Dead | NodeStatus::Left));
+                (NodeStatus::Alive, gone || self.forgotten.contains(node))
+            }
+            EventKind::NodeSuspect => (NodeStatus::Suspect, was == Some(NodeStatus::Alive)),
+            EventKind::NodeAlive => (NodeStatus::Alive, was == Some(NodeStatus::Suspect)),
+            EventKind::NodeUpdate => (NodeStatus::Alive, was == Some(NodeStatus::Alive)),
+            EventKind::NodeDead => (NodeStatus::Dead, was == Some(NodeStatus::Suspect)),
+            // Who was known as dead from the beginning was never told of as one that joined.
+            EventKind::NodeLeave => (NodeStatus::Left, was != Some(NodeStatus::Left)),
+            _ => return Ok(()),
+        };
+        if !legal {
+            let was = was.map_or("unheard of", NodeStatus::as_str);
+            return Err(format!("{node} was {was}, and then came: {event}"));
+        }
+        self.paths.insert((observer, node.clone()), is);
+        Ok(())
+    }
+
+    /// A core comes to an end with what one input makes it do.
+    pub(crate) fn outputs(count: u64) -> Result<(), String> {
+        if count > OUTPUTS_AT_ONCE_MAX {
+            return Err(format!("more than {OUTPUTS_AT_ONCE_MAX} outputs of one input: a loop"));
+        }
+        Ok(())
+    }
+
+    /// No queue grows beyond what a small cluster can need.
+    pub(crate) fn queues(queues: &[(&'static str, usize)]) -> Result<(), String> {
+        let over = queues.iter().find(|(name, len)| {
+            let most = match *name {
+                "exchanges" => 16,
+                "pings" => 1_000,
+                "news" | "hand-offs" => 5_000,
+                _ => 300,
+            };
+            *len > most
+        });
+        over.map_or(Ok(()), |(name, len)| Err(format!("{len} {name} wait")))
+    }
+
+    /// A core waits for its frames to be handed over.
+    pub(crate) fn frames(waiting: usize) -> Result<(), String> {
+        if waiting > FRAMES_WAITING_MAX {
+            return Err(format!("{waiting} frames of one stream wait; the transport would end it"));
+        }
+        Ok(())
     }
 
     /// After `handle_timeout` nothing is due any more.
@@ -101,13 +244,32 @@ impl Checks {
         self.ends.remove(node);
     }
 
-    pub(crate) fn end_of(&self, node: &NodeId) -> Option<End> {
-        self.ends.get(node).copied()
+    pub(crate) fn forgotten(&mut self, node: &NodeId) {
+        self.forgotten.insert(node.clone());
+    }
+
+    /// How a node that does not run ended, and whether that status of it agrees with it.
+    fn fits(&self, node: &NodeId, status: NodeStatus) -> Result<(), NodeStatus> {
+        match self.ends.get(node) {
+            Some(End::Left)
+                if status == NodeStatus::Left || (self.goodbyes_lost && status == NodeStatus::Dead) =>
+            {
+                Ok(())
+            }
+            Some(End::Left) => Err(NodeStatus::Left),
+            Some(End::Crashed) if status != NodeStatus::Dead => Err(NodeStatus::Dead),
+            Some(End::Crashed) | None => Ok(()),
+        }
     }
 }
 
+fn write_key(record: &SyncableState) -> WriteKey {
+    (record.state_type.clone(), record.key.clone(), record.source_node.clone())
+}
+
 fn applied_key(observer: Pid, record: &SyncableState) -> AppliedKey {
-    (observer, record.state_type.clone(), record.key.clone(), record.source_node.clone(), record.version)
+    let SyncableState { state_type, key, version, source_node, timestamp, .. } = record.clone();
+    (observer, state_type, key, source_node, version, timestamp)
 }
 
 /// What one node believes of a member: status, epoch, incarnation.
@@ -130,13 +292,12 @@ pub(crate) fn disagreement(views: &[View], ends: &Checks, live: &BTreeSet<NodeId
             return Some(format!("{observer} does not know {missing}"));
         }
         for (member, (status, ..)) in &view.members {
-            let expected = match ends.end_of(member) {
-                _ if live.contains(member) => NodeStatus::Alive,
-                Some(End::Left) => NodeStatus::Left,
-                Some(End::Crashed) => NodeStatus::Dead,
-                None => continue,
+            let fits = match (live.contains(member), status) {
+                (true, NodeStatus::Alive) => Ok(()),
+                (true, _) => Err(NodeStatus::Alive),
+                (false, status) => ends.fits(member, *status),
             };
-            if *status != expected {
+            if let Err(expected) = fits {
                 return Some(format!("{observer} holds {member} {status}, which is {expected}"));
             }
         }

@@ -1,12 +1,12 @@
-//! What can be done to a world: links that are cut, processes that crash, pause, leave or come back, by hand or by
-//! a schedule drawn from the sim seed. Counts each fault, since a run that broke nothing proves nothing.
+//! What can be done to a world: links that are cut or bad, processes that crash, pause, lag, leave or come back, clocks
+//! that go wrong. Counts each fault, since a run that broke nothing proves nothing. When, and to whom, is `mix`'s.
 
 use std::time::Duration;
 
 use crate::{
     NodeId,
     proto::Protocol,
-    sim::{Pid, Step, World, micros},
+    sim::{LinkSettings, Pid, Step, World},
 };
 
 /// A kind of fault.
@@ -18,25 +18,24 @@ pub(crate) enum Fault {
     Cut,
     Partition,
     Heal,
+    /// A link that behaves otherwise than the rest.
+    BadLink,
     Crash,
     Restart,
     Pause,
+    /// A process that takes long for each input.
+    Lag,
+    Join,
     Leave,
+    Twin,
+    Forget,
+    /// A host that loses much of what it sends and is sent.
+    HalfConnected,
+    ClockJump,
+    ClockDrift,
+    /// A datagram met a process that had stood still or lagged for too long.
+    Overflow,
 }
-
-/// A fault that a schedule has drawn; whom it hits is drawn when its time has come.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Planned {
-    Crash,
-    Restart,
-    Partition,
-    Heal,
-    Leave,
-}
-
-/// No partition begins so soon after a leave, and nobody leaves in a partition: half a cluster that cannot hear a
-/// goodbye must take it for a death.
-const LEAVE_APART: Duration = Duration::from_secs(10);
 
 impl World {
     /// Packets from `from` to `to` are lost; the other direction stays.
@@ -44,6 +43,20 @@ impl World {
         let (from, to) = (self.address_of(from), self.address_of(to));
         self.cuts.insert((from, to));
         self.fault(Fault::Cut);
+    }
+
+    /// That direction works again.
+    pub(crate) fn mend(&mut self, from: &NodeId, to: &NodeId) {
+        let link = (self.address_of(from), self.address_of(to));
+        self.cuts.remove(&link);
+        self.links.remove(&link);
+    }
+
+    /// Packets from `from` to `to` fare otherwise than the rest.
+    pub(crate) fn bad_link(&mut self, from: &NodeId, to: &NodeId, link: LinkSettings) {
+        self.links.insert((self.address_of(from), self.address_of(to)), link);
+        self.note(from, &format!("its link to {to} turns bad: {link:?}"));
+        self.fault(Fault::BadLink);
     }
 
     /// No packet passes between nodes of different groups. A node in no group reaches everybody.
@@ -69,6 +82,39 @@ impl World {
             self.note(&"world", "healed");
             self.fault(Fault::Heal);
         }
+    }
+
+    /// The node's host loses that share of its packets, in and out; 0 mends it.
+    pub(crate) fn half_connect(&mut self, node: &NodeId, loss: f64) {
+        let address = self.address_of(node);
+        self.lossy.insert(address, loss);
+        self.note(node, &format!("loses {loss} of its packets"));
+        self.fault(Fault::HalfConnected);
+    }
+
+    /// The node's wall clock jumps.
+    pub(crate) fn jump_clock(&mut self, node: &NodeId, by_ms: i64) {
+        *self.wall_offsets.entry(node.clone()).or_default() += by_ms;
+        self.note(node, &format!("its clock jumps by {by_ms} ms"));
+        self.fault(Fault::ClockJump);
+    }
+
+    /// The node's monotonic clock runs so much fast from now on, or slow if negative.
+    pub(crate) fn drift_clock(&mut self, node: &NodeId, fast_ppm: i64) {
+        let (pid, now) = (self.pid_of(node), self.now);
+        self.procs[pid].clock.drift(now, fast_ppm);
+        self.procs[pid].wake_at = None;
+        self.wake(pid);
+        self.note(node, &format!("its clock runs {fast_ppm} ppm fast"));
+        self.fault(Fault::ClockDrift);
+    }
+
+    /// Each input takes the process so long from now on; zero makes it keep up again.
+    pub(crate) fn lag(&mut self, node: &NodeId, cost: Duration) {
+        let pid = self.pid_of(node);
+        self.procs[pid].cost = cost;
+        self.note(node, &format!("takes {cost:?} for each input"));
+        self.fault(Fault::Lag);
     }
 
     /// The process is gone, without a word.
@@ -102,78 +148,29 @@ impl World {
         self.at(span, Step::Resume(pid));
     }
 
+    /// The node can neither send nor receive, though its timers run, as in the Lifeguard paper's experiment; or it can
+    /// again, and works through what has waited.
+    pub(crate) fn block(&mut self, node: &NodeId, blocked: bool) {
+        let pid = self.pid_of(node);
+        if blocked {
+            self.procs[pid].held.get_or_insert_default();
+            self.fault(Fault::Pause);
+        } else if let Some(held) = self.procs[pid].held.take() {
+            for (to, bytes) in held {
+                self.send(pid, &to, bytes);
+            }
+            self.work_on(pid);
+        }
+    }
+
     /// Has the node say goodbye; its process stops when the core says that it was heard.
     pub(crate) fn leave(&mut self, node: &NodeId) {
         let pid = self.pid_of(node);
         self.note(node, "leaves");
         self.fault(Fault::Leave);
         self.checks.leaves(node);
-        self.last_leave = self.now;
         self.procs[pid].leaving = true;
         self.command(pid, Protocol::leave);
-    }
-
-    /// Draws faults for the next `span` from the sim seed, each kind but a leave at least once; at its end all links
-    /// are whole.
-    pub(crate) fn random_faults(&mut self, span: Duration) {
-        self.at(span / 200, Step::Fault(Planned::Partition));
-        self.at(span / 100, Step::Fault(Planned::Crash));
-        self.at(span / 2, Step::Fault(Planned::Restart));
-        let mut at = Duration::ZERO;
-        loop {
-            at += Duration::from_millis(self.rng.u64(1_000..6_000));
-            if at >= span {
-                break;
-            }
-            let planned = match self.rng.u32(..10) {
-                0..=2 => Planned::Crash,
-                3..=6 => Planned::Restart,
-                7..=8 => Planned::Partition,
-                _ => Planned::Leave,
-            };
-            self.at(at, Step::Fault(planned));
-        }
-        self.at(span, Step::Fault(Planned::Heal));
-    }
-
-    pub(crate) fn carry_out(&mut self, planned: Planned) {
-        let live = self.live();
-        let most_live = live.len() * 2 > self.names.len();
-        match planned {
-            Planned::Crash if most_live => {
-                let victim = self.any_of(&live);
-                self.crash(&victim);
-            }
-            Planned::Leave if most_live && self.cuts.is_empty() => {
-                let victim = self.any_of(&live);
-                self.leave(&victim);
-            }
-            Planned::Restart => {
-                let down: Vec<NodeId> = self.names.iter().filter(|name| !self.is_up(name)).cloned().collect();
-                if !down.is_empty() {
-                    let back = self.any_of(&down);
-                    self.restart(&back);
-                }
-            }
-            Planned::Partition if self.cuts.is_empty() && self.goodbyes_are_over() => {
-                let mut names = self.names.clone();
-                self.rng.shuffle(&mut names);
-                let at = self.rng.usize(1..names.len());
-                self.partition(&[&names[..at], &names[at..]]);
-                let heals = Duration::from_millis(self.rng.u64(2_000..40_000));
-                self.at(heals, Step::Fault(Planned::Heal));
-            }
-            Planned::Heal => self.heal(),
-            Planned::Crash | Planned::Leave | Planned::Partition => {}
-        }
-    }
-
-    fn goodbyes_are_over(&self) -> bool {
-        self.count(Fault::Leave) == 0 || self.now > self.last_leave + micros(LEAVE_APART)
-    }
-
-    fn any_of(&mut self, names: &[NodeId]) -> NodeId {
-        names[self.rng.usize(..names.len())].clone()
     }
 
     pub(crate) fn fault(&mut self, fault: Fault) {

@@ -1,15 +1,25 @@
 //! A deterministic simulation of many nodes in one thread: virtual time, one heap of events, all randomness from
 //! one sim seed. What fails once fails again with the same seed.
 //!
-//! `World` here · `process` one node's core, fed and drained · `admission` how connections begin ·
-//! `network` how they live and end · `faults` what goes wrong · `check` what must hold all the same ·
-//! `trace` what happened · `view` what tests do and ask
+//! `World` here · `queue` what is to happen · `process` one node's core, fed and drained · `clock` its time ·
+//! `admission` how connections begin · `network` how they live and end · `faults` what can go wrong · `mix` what
+//! does, drawn from the seed · `check` what must hold all the same · `trace` what happened · `view` what tests do
+//! and ask · `lab` long runs and experiments
 
 mod admission;
 mod check;
+mod clock;
 mod faults;
+#[cfg(feature = "sim")]
+mod formed;
+#[cfg(feature = "sim")]
+mod lab;
+mod mix;
 mod network;
 mod process;
+mod queue;
+mod storm;
+#[cfg(test)]
 mod tests;
 mod trace;
 mod view;
@@ -24,19 +34,18 @@ use std::{
 };
 
 pub(crate) use self::faults::Fault;
+#[cfg(feature = "sim")]
+pub use self::lab::simulate;
 use self::{
     admission::Dial,
     check::Checks,
-    faults::Planned,
+    mix::Planned,
     network::{Conn, Lane, LaneKey},
     process::{Input, Process},
-    trace::Trace,
+    queue::Queue,
+    trace::{Line, Trace},
 };
-use crate::{
-    NodeId, StateType,
-    proto::{ProtocolConfig, tests_support},
-    wire::CloseCode,
-};
+use crate::{NodeId, StateType, proto::ProtocolConfig, wire::CloseCode};
 
 /// A process, by its place in the world's list; never used twice.
 pub(crate) type Pid = usize;
@@ -63,6 +72,8 @@ pub(crate) enum Step {
     /// A process is woken; stale unless the moment is still the one it waits for.
     Wake(Pid),
     Resume(Pid),
+    /// A process that lags takes the next thing from its inbox.
+    Work(Pid),
     Input(Pid, Input),
     /// A process looks for its seeds.
     Seeds(Pid),
@@ -96,9 +107,13 @@ pub(crate) struct World {
     pub(crate) rng: fastrand::Rng,
     /// Microseconds since the world's beginning.
     pub(crate) now: u64,
-    steps: BTreeMap<(u64, u64), Step>,
-    sequence: u64,
+    queue: Queue,
     secret: u64,
+    /// Whether everything is recorded and checked; experiments only count.
+    checked: bool,
+    /// Steps taken, and inputs that cores were fed.
+    pub(crate) steps: u64,
+    pub(crate) inputs: u64,
     /// What nodes are started with; id, address and epoch are set for each.
     pub(crate) settings: ProtocolConfig,
     pub(crate) link: LinkSettings,
@@ -114,13 +129,20 @@ pub(crate) struct World {
     dials: Vec<Dial>,
     lanes: BTreeMap<LaneKey, Lane>,
     cuts: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// The chance that a host loses a packet, in or out, besides what the network loses.
+    lossy: BTreeMap<SocketAddr, f64>,
+    /// Links that behave otherwise than the rest, by direction.
+    links: BTreeMap<(SocketAddr, SocketAddr), LinkSettings>,
     /// Dials that were refused: the dialler's name and process, whom it dialled, and why.
     pub(crate) refused: Vec<(NodeId, Pid, SocketAddr, CloseCode)>,
     /// Messages that had no connection to go by.
     pub(crate) unsent: u64,
 
     faults: BTreeMap<Fault, u64>,
-    last_leave: u64,
+    /// Whether the drawn troubles are over.
+    calm: bool,
+    /// How many nodes there were before any joined in between.
+    founders: usize,
     checks: Checks,
     trace: Trace,
     types: BTreeSet<StateType>,
@@ -135,10 +157,12 @@ impl World {
             seed,
             rng,
             now: 0,
-            steps: BTreeMap::new(),
-            sequence: 0,
+            queue: Queue::default(),
             secret,
-            settings: tests_support::config("n00"),
+            checked: true,
+            steps: 0,
+            inputs: 0,
+            settings: ProtocolConfig::of_defaults("n00", WALL_BASE_MS),
             link: LinkSettings { delay, jitter_percent: 20, loss: 0.0, duplicate: 0.0, reorder: 0.0 },
             wall_offsets: BTreeMap::new(),
             names: Vec::new(),
@@ -149,10 +173,13 @@ impl World {
             dials: Vec::new(),
             lanes: BTreeMap::new(),
             cuts: BTreeSet::new(),
+            lossy: BTreeMap::new(),
+            links: BTreeMap::new(),
             refused: Vec::new(),
             unsent: 0,
             faults: BTreeMap::new(),
-            last_leave: 0,
+            calm: true,
+            founders: 0,
             checks: Checks::default(),
             trace: Trace::new(),
             types: BTreeSet::new(),
@@ -176,7 +203,7 @@ impl World {
                 if done(self) {
                     return Duration::from_micros(self.now - begin);
                 }
-                next_look = self.now + if self.now - begin < 1_000_000 { 500 } else { 10_000 };
+                next_look = self.now + if self.now - begin < 1_000_000 { 500 } else { 20_000 };
             }
             if !self.step_before(end) {
                 self.now = end;
@@ -190,21 +217,24 @@ impl World {
     }
 
     fn step_before(&mut self, end: u64) -> bool {
-        let Some((&(at, _), _)) = self.steps.first_key_value() else { return false };
-        if at > end {
-            return false;
-        }
-        let Some((_, step)) = self.steps.pop_first() else { return false };
+        let Some((at, step)) = self.queue.pop_by(end) else { return false };
         self.now = at;
+        self.steps += 1;
         let checked = self.checks.step(at);
         self.require("world", checked);
         match step {
             Step::Wake(pid) => {
-                if self.procs[pid].wake_at == Some(at) {
-                    self.wake(pid);
+                let process = &mut self.procs[pid];
+                if process.wake_at == Some(at) {
+                    process.wake_at = None;
+                    // Who lags comes to its timers with the next thing it takes in.
+                    if process.inbox.is_empty() || process.held.is_some() {
+                        self.wake(pid);
+                    }
                 }
             }
             Step::Resume(pid) => self.resume(pid),
+            Step::Work(pid) => self.work(pid),
             Step::Input(pid, input) => self.feed(pid, input),
             Step::Seeds(pid) => self.look_for_seeds(pid),
             Step::Datagram { conn, to, bytes } => self.datagram_arrives(conn, to, bytes),
@@ -224,12 +254,11 @@ impl World {
     }
 
     fn at_micros(&mut self, at: u64, step: Step) {
-        self.sequence += 1;
-        self.steps.insert((at.max(self.now), self.sequence), step);
+        self.queue.push(at.max(self.now), step);
     }
 
     fn note(&mut self, who: &dyn Display, what: &str) {
-        self.trace.add(self.now, who, what);
+        self.trace.add(self.now, Line::Text(format!("{who}: {what}")));
     }
 
     /// Ends the run if a check has failed.
@@ -238,6 +267,23 @@ impl World {
             self.note(&who, &fault);
             panic!("{who}: {fault}");
         }
+    }
+
+    /// A world that only counts: nothing is recorded, traced or checked but what costs nothing.
+    pub(crate) fn for_counting(seed: u64) -> Self {
+        let mut world = Self::new(seed);
+        world.checked = false;
+        world.trace.turn_off();
+        world
+    }
+
+    /// How many faults were injected.
+    pub(crate) fn injected(&self) -> u64 {
+        self.faults.values().sum()
+    }
+
+    pub(crate) fn print_trace(&mut self) {
+        self.trace.print_all();
     }
 
     pub(crate) fn trace_hash(&self) -> u64 {

@@ -2,14 +2,14 @@
 //! overtaken; streams are whole and in order while their connection lives; a connection dies when nothing comes
 //! through for long, or when its host knows nothing of it any more. Knows no rule of the protocol.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{
     NodeId,
     proto::StreamInput,
-    sim::{Pid, Step, World, faults::Fault, micros, process::Input},
+    sim::{LinkSettings, Pid, Step, World, check::Checks, faults::Fault, micros, process::Input},
     wire::{CloseCode, StreamId},
 };
 
@@ -21,6 +21,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(30);
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// What is lost of a stream is sent again after so long, besides its way.
 const STREAM_REPEAT: Duration = Duration::from_millis(25);
+/// The wait doubles with each loss, up to this.
+const STREAM_REPEAT_MAX: Duration = Duration::from_secs(1);
 /// How soon what met a cut link is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
 /// 100 MB/s.
@@ -43,6 +45,8 @@ pub(crate) struct Conn {
     pub(super) heard: [u64; 2],
     /// With what it was closed, if it was.
     pub(super) code: Option<CloseCode>,
+    /// Datagrams that overtook the welcome.
+    pub(super) early: Vec<Bytes>,
     streams: Vec<Stream>,
 }
 
@@ -62,6 +66,8 @@ pub(crate) type LaneKey = (usize, usize, u64);
 pub(crate) struct Lane {
     parcels: VecDeque<Parcel>,
     last_due: u64,
+    /// When the parcels that wait for the wire will have been handed to it, in order.
+    handed: VecDeque<u64>,
 }
 
 #[derive(Debug)]
@@ -75,9 +81,22 @@ enum Parcel {
 
 /// Datagrams and streams.
 impl World {
-    pub(super) fn one_way(&mut self) -> u64 {
-        let delay = micros(self.link.delay);
-        let swing = delay * self.link.jitter_percent / 100;
+    /// How the link behaves in that direction.
+    pub(super) fn link_between(&self, from: SocketAddr, to: SocketAddr) -> LinkSettings {
+        if self.links.is_empty() {
+            self.link
+        } else {
+            self.links.get(&(from, to)).copied().unwrap_or(self.link)
+        }
+    }
+
+    fn link_of(&self, from: Pid, to: Pid) -> LinkSettings {
+        self.link_between(self.procs[from].address, self.procs[to].address)
+    }
+
+    pub(super) fn one_way(&mut self, link: &LinkSettings) -> u64 {
+        let delay = micros(link.delay);
+        let swing = delay * link.jitter_percent / 100;
         delay - swing + self.rng.u64(0..=2 * swing)
     }
 
@@ -86,10 +105,24 @@ impl World {
     }
 
     pub(super) fn passes(&self, from: Pid, to: Pid) -> bool {
-        !self.cuts.contains(&(self.procs[from].address, self.procs[to].address))
+        self.cuts.is_empty() || !self.cuts.contains(&(self.procs[from].address, self.procs[to].address))
+    }
+
+    /// The chance that a packet between two hosts is lost: by the network, or by either of them.
+    pub(super) fn loss_between(&self, from: SocketAddr, to: SocketAddr) -> f64 {
+        let loss = self.link_between(from, to).loss;
+        if self.lossy.is_empty() {
+            return loss;
+        }
+        let of = |host: SocketAddr| self.lossy.get(&host).copied().unwrap_or(0.0);
+        1.0 - (1.0 - loss) * (1.0 - of(from)) * (1.0 - of(to))
     }
 
     pub(super) fn send(&mut self, pid: Pid, to: &NodeId, bytes: Bytes) {
+        if let Some(held) = &mut self.procs[pid].held {
+            held.push((to.clone(), bytes));
+            return;
+        }
         let Some(&conn) = self.procs[pid].conns.get(to) else {
             match self.procs[pid].dialling.get_mut(to) {
                 Some((_, waiting)) if waiting.len() < WAITING_MAX => waiting.push(bytes),
@@ -102,16 +135,18 @@ impl World {
             self.put_parcel((conn, end, 0), Parcel::Message(bytes));
             return;
         }
-        if self.is_drawn(self.link.loss) {
+        let [_, other] = self.conns[conn].seen_from(end);
+        if self.is_drawn(self.loss_between(self.procs[pid].address, self.procs[other].address)) {
             self.fault(Fault::Loss);
             return;
         }
-        let mut at = self.now + self.one_way();
-        if self.is_drawn(self.link.reorder) {
+        let link = self.link_of(pid, other);
+        let mut at = self.now + self.one_way(&link);
+        if self.is_drawn(link.reorder) {
             at += self.rng.u64(0..=5_000);
             self.fault(Fault::Reorder);
         }
-        if self.is_drawn(self.link.duplicate) {
+        if self.is_drawn(link.duplicate) {
             let again = at + self.rng.u64(0..=5_000);
             self.at_micros(again, Step::Datagram { conn, to: 1 - end, bytes: bytes.clone() });
             self.fault(Fault::Duplicate);
@@ -130,7 +165,12 @@ impl World {
                 let from = self.procs[from_pid].id.clone();
                 self.feed(to_pid, Input::Message { from, bytes });
             }
-            End::Pending => self.at(Duration::from_micros(500), Step::Datagram { conn, to, bytes }),
+            End::Pending => {
+                let early = &mut self.conns[conn].early;
+                if early.len() < WAITING_MAX {
+                    early.push(bytes);
+                }
+            }
             End::Closed => self.answer_stray(conn, to),
         }
     }
@@ -143,7 +183,8 @@ impl World {
         else {
             return;
         };
-        let at = self.now + self.one_way();
+        let link = self.link_of(pid, stray);
+        let at = self.now + self.one_way(&link);
         let step = match self.conns[conn].code {
             Some(code) if serves == pid => Step::Closed { conn, end: 1 - end, code },
             _ => Step::StatelessReset { conn, end: 1 - end },
@@ -156,13 +197,32 @@ impl World {
             Parcel::Message(bytes) | Parcel::Frame(bytes) => bytes.len(),
             Parcel::Open | Parcel::Finish | Parcel::Reset => 1,
         };
-        let sent = self.now + size as u64 / BYTES_PER_MICRO;
-        let mut due = sent + self.one_way();
+        let [from, to] = self.conns[key.0].seen_from(key.1);
+        let (now, loss) = (self.now, self.loss_between(self.procs[from].address, self.procs[to].address));
+        let lane = self.lanes.entry(key).or_default();
+        while lane.handed.front().is_some_and(|handed| *handed <= now) {
+            lane.handed.pop_front();
+        }
+        // One after the other: a lane has one wire.
+        let sent = lane.handed.back().copied().unwrap_or(now) + size as u64 / BYTES_PER_MICRO;
+        lane.handed.push_back(sent);
+        let waiting = lane.handed.len();
+        let link = self.link_of(from, to);
+        let mut due = sent + self.one_way(&link);
+        // Packets are lost and sent again side by side: the last to come through decides.
         for _ in 0..=size / DATAGRAM_MAX {
-            if self.is_drawn(self.link.loss) {
-                due = due.max(sent + 3 * micros(self.link.delay) + micros(STREAM_REPEAT));
+            let mut through = sent + micros(link.delay);
+            let mut repeat = 2 * micros(link.delay) + micros(STREAM_REPEAT);
+            while self.is_drawn(loss) {
+                through += repeat;
+                repeat = (repeat * 2).min(micros(STREAM_REPEAT_MAX));
                 self.fault(Fault::Loss);
             }
+            due = due.max(through);
+        }
+        if matches!(parcel, Parcel::Frame(_)) {
+            let name = self.procs[from].id.clone();
+            self.require(name.as_str(), Checks::frames(waiting));
         }
         let lane = self.lanes.entry(key).or_default();
         due = due.max(lane.last_due);
@@ -270,7 +330,9 @@ impl World {
         let end = self.conns[conn].end_of(pid);
         self.conns[conn].code = Some(code);
         self.end_connection(conn, end, code, false);
-        let at = self.now + self.one_way();
+        let [_, other] = self.conns[conn].seen_from(end);
+        let link = self.link_of(pid, other);
+        let at = self.now + self.one_way(&link);
         self.at_micros(at, Step::Closed { conn, end: 1 - end, code });
     }
 
@@ -342,7 +404,14 @@ impl World {
 impl Conn {
     /// One that was admitted by the acceptor, whose welcome is on its way.
     pub(super) fn new(pids: [Pid; 2], now: u64) -> Self {
-        Self { pids, ends: [End::Pending, End::Open], heard: [now; 2], code: None, streams: Vec::new() }
+        Self {
+            pids,
+            ends: [End::Pending, End::Open],
+            heard: [now; 2],
+            code: None,
+            early: Vec::new(),
+            streams: Vec::new(),
+        }
     }
 
     pub(super) fn end_of(&self, pid: Pid) -> usize {

@@ -15,7 +15,10 @@ use siphasher::sip::SipHasher13;
 use crate::{
     ClusterEvent, EventData, NodeId, Spread, StateChange, SyncableState,
     proto::{Now, Output, Protocol, ProtocolConfig, StreamInput, Time, Vouch},
-    sim::{Pid, SEED_INTERVAL, Step, WALL_BASE_MS, World, check::Checks, trace},
+    sim::{
+        Pid, SEED_INTERVAL, Step, WALL_BASE_MS, World, check::Checks, clock::Clock, faults::Fault,
+        trace::Line,
+    },
     wire::{CloseCode, StreamId, hello::Introduction},
 };
 
@@ -45,6 +48,7 @@ pub(crate) struct Record {
 }
 
 /// A process: one life of a node.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Process {
     pub(crate) id: NodeId,
     pub(crate) epoch: u64,
@@ -53,8 +57,14 @@ pub(crate) struct Process {
     pub(crate) record: Record,
     pub(crate) running: bool,
     pub(crate) paused: bool,
+    /// What it wants to send while it can neither send nor receive; its timers run all the same.
+    pub(super) held: Option<Vec<(NodeId, Bytes)>>,
     pub(crate) leaving: bool,
-    pub(super) started: u64,
+    pub(super) clock: Clock,
+    /// What each input costs a slow process; zero for one that keeps up.
+    pub(super) cost: Duration,
+    /// Whether the next step of a slow process is planned.
+    working: bool,
     pub(super) wake_at: Option<u64>,
     pub(super) inbox: VecDeque<Input>,
     pub(super) seeds: Vec<SocketAddr>,
@@ -65,17 +75,23 @@ pub(crate) struct Process {
     /// Streams by this side's number: connection and lane.
     pub(super) streams: BTreeMap<StreamId, (usize, u64)>,
     pub(super) last_stream: u64,
-    steps: u64,
+    /// Of the member table as it was looked at last.
+    looked_at: u64,
 }
 
 impl Process {
     pub(crate) fn is_running(&self) -> bool {
         self.running
     }
+
+    /// Whether what reaches it has to wait.
+    fn is_behind(&self) -> bool {
+        self.paused || self.held.is_some() || !self.cost.is_zero() || !self.inbox.is_empty()
+    }
 }
 
-/// Steps between two looks at a core's whole member table; after an event it is looked at anyway.
-const LOOK_EVERY: u64 = 16;
+/// What a process that stands still or lags can find of datagrams: the rest found the buffer full.
+const INBOX_MAX: usize = 4_096;
 
 impl World {
     pub(super) fn start_process(&mut self, id: NodeId, address: SocketAddr, seeds: Vec<SocketAddr>) -> Pid {
@@ -94,8 +110,11 @@ impl World {
             record: Record::default(),
             running: true,
             paused: false,
+            held: None,
             leaving: false,
-            started: self.now,
+            clock: Clock::started(self.now),
+            cost: Duration::ZERO,
+            working: false,
             wake_at: None,
             inbox: VecDeque::new(),
             seeds,
@@ -103,7 +122,7 @@ impl World {
             dialling: BTreeMap::new(),
             streams: BTreeMap::new(),
             last_stream: 0,
-            steps: 0,
+            looked_at: 0,
         });
         self.at_address.insert(address, pid);
         self.current.insert(id, pid);
@@ -119,7 +138,7 @@ impl World {
 
     pub(super) fn now_of(&self, pid: Pid) -> Now {
         let process = &self.procs[pid];
-        Now { time: Time::from_micros(self.now - process.started), wall_ms: self.wall_ms(&process.id) }
+        process.clock.now(self.now, self.wall_ms(&process.id))
     }
 
     /// Has a process do something by its user's order.
@@ -130,45 +149,73 @@ impl World {
         answer
     }
 
+    /// Something reaches a process: it takes it in, or finds it later.
     pub(super) fn feed(&mut self, pid: Pid, input: Input) {
-        let now = self.now_of(pid);
         let process = &mut self.procs[pid];
         if !process.running {
             return;
         }
-        if process.paused {
-            process.inbox.push_back(input);
-            return;
+        if !process.is_behind() {
+            return self.take_in(pid, input);
         }
+        if process.inbox.len() >= INBOX_MAX && matches!(input, Input::Message { .. }) {
+            return self.fault(Fault::Overflow);
+        }
+        process.inbox.push_back(input);
+        self.work_on(pid);
+    }
+
+    /// Plans a lagging process' next step.
+    pub(super) fn work_on(&mut self, pid: Pid) {
+        let process = &mut self.procs[pid];
+        let may = process.running && !process.paused && process.held.is_none() && !process.inbox.is_empty();
+        if may && !std::mem::replace(&mut process.working, true) {
+            let cost = process.cost;
+            self.at(cost, Step::Work(pid));
+        }
+    }
+
+    pub(super) fn work(&mut self, pid: Pid) {
+        let process = &mut self.procs[pid];
+        process.working = false;
+        if process.running
+            && !process.paused
+            && let Some(input) = process.inbox.pop_front()
+        {
+            self.take_in(pid, input);
+            self.work_on(pid);
+        }
+    }
+
+    fn take_in(&mut self, pid: Pid, input: Input) {
+        let now = self.now_of(pid);
+        let process = &mut self.procs[pid];
+        let name = process.id.clone();
         let core = &mut process.core;
-        let line = match &input {
+        self.inputs += 1;
+        let line = match input {
             Input::Message { from, bytes } => {
-                core.handle_message(from, bytes, now);
-                format!("{} bytes {:04x} from {from}", bytes.len(), trace::digest(bytes))
+                core.handle_message(&from, &bytes, now);
+                Line::Message { to: name, from, bytes }
             }
             Input::Stream { peer, stream, input } => {
-                core.handle_stream(peer, *stream, input.clone(), now);
-                let what = match input {
-                    StreamInput::Frame(bytes) => format!("frame of {}", bytes.len()),
-                    other => format!("{other:?}"),
-                };
-                format!("stream {} with {peer}: {what}", stream.0)
+                core.handle_stream(&peer, stream, input.clone(), now);
+                Line::Stream { at: name, peer, stream: stream.0, input }
             }
             Input::Connected { peer, introduction, remote, rtt } => {
-                core.handle_connected(peer, introduction, *remote, *rtt, now);
-                format!("connected to {peer}")
+                core.handle_connected(&peer, &introduction, remote, rtt, now);
+                Line::Text(format!("{name}: connected to {peer}"))
             }
             Input::Disconnected { peer, code, by_peer } => {
-                core.handle_disconnected(peer, *code, *by_peer, now);
-                format!("disconnected from {peer}: {}, by peer {by_peer}", code.name())
+                core.handle_disconnected(&peer, code, by_peer, now);
+                Line::Text(format!("{name}: disconnected from {peer}: {}, by peer {by_peer}", code.name()))
             }
             Input::DialFailed { peer } => {
-                core.handle_dial_failed(peer, now);
-                format!("dial of {peer} failed")
+                core.handle_dial_failed(&peer, now);
+                Line::Text(format!("{name}: dial of {peer} failed"))
             }
         };
-        let name = process.id.clone();
-        self.note(&name, &line);
+        self.trace.add(self.now, line);
         self.wake(pid);
     }
 
@@ -183,17 +230,21 @@ impl World {
         let due = process.core.poll_timeout();
         let name = process.id.clone();
         self.require(name.as_str(), Checks::timers(due.map(Time::as_micros), now.time.as_micros()));
-        let mut told = false;
+        if self.checked {
+            self.look(pid); // before it can say anything, and before it may end
+        }
+        let mut outputs = 0;
         while let Some(output) = self.procs[pid].core.poll_output() {
-            told |= matches!(output, Output::Event(_));
+            outputs += 1;
+            self.require(name.as_str(), Checks::outputs(outputs));
             self.perform(pid, output);
             if !self.procs[pid].running {
                 return;
             }
         }
-        self.look(pid, told);
         let process = &mut self.procs[pid];
-        let wake_at = process.core.poll_timeout().map(|due| due.as_micros().saturating_add(process.started));
+        let due = process.core.poll_timeout();
+        let wake_at = due.map(|due| process.clock.when(due.as_micros()));
         if process.wake_at != wake_at {
             process.wake_at = wake_at;
             if let Some(at) = wake_at {
@@ -202,23 +253,28 @@ impl World {
         }
     }
 
-    fn look(&mut self, pid: Pid, told: bool) {
+    /// What one node believes of the others and holds of them, checked whenever its table has changed.
+    fn look(&mut self, pid: Pid) {
         let process = &mut self.procs[pid];
-        process.steps += 1;
-        if !told && !process.steps.is_multiple_of(LOOK_EVERY) {
+        let name = process.id.clone();
+        let (hash, _) = process.core.fingerprint();
+        if std::mem::replace(&mut process.looked_at, hash) == hash {
             return;
         }
-        let name = process.id.clone();
-        for (member, info) in process.core.nodes() {
+        let me = process.core.local_node();
+        self.checks.says(&name, (me.epoch, me.incarnation));
+        for (member, info) in self.procs[pid].core.nodes() {
             let checked = self.checks.see_life(pid, &member, (info.epoch, info.incarnation));
             self.require(name.as_str(), checked);
         }
+        let checked = Checks::queues(&self.procs[pid].core.queues());
+        self.require(name.as_str(), checked);
     }
 
     fn perform(&mut self, pid: Pid, output: Output) {
         let now = self.now;
         let name = self.procs[pid].id.clone();
-        let record = &mut self.procs[pid].record;
+        let (checked, record) = (self.checked, &mut self.procs[pid].record);
         match output {
             Output::Send { to, bytes } => self.send(pid, &to, bytes),
             Output::Dial { to, address } => self.dial(pid, Some(to), address),
@@ -235,16 +291,25 @@ impl World {
                 if !matches!(event.data, EventData::State { .. }) {
                     self.note(&name, &format!("event {event}"));
                 }
-                let checked = self.checks.event(&event);
-                self.procs[pid].record.events.push((now, event));
-                self.require(name.as_str(), checked);
+                let member = !matches!(event.data, EventData::State { .. });
+                let result = if checked { self.checks.event(pid, &name, &event) } else { Ok(()) };
+                if checked || member {
+                    self.procs[pid].record.events.push((now, event));
+                }
+                self.require(name.as_str(), result);
             }
             Output::Apply(state) => {
-                let checked = self.checks.apply(pid, &state);
-                self.procs[pid].record.applied.push(state);
-                self.require(name.as_str(), checked);
+                if checked {
+                    let result = self.checks.apply(pid, &state);
+                    self.procs[pid].record.applied.push(state);
+                    self.require(name.as_str(), result);
+                }
             }
-            Output::Change(change) => record.changes.push(change),
+            Output::Change(change) => {
+                if checked {
+                    record.changes.push(change);
+                }
+            }
             Output::NodeFailed(node) => record.failed.push(node),
             Output::AskProviders => record.asked_providers += 1,
             Output::Confirmed { ticket, spread } => {

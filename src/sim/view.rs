@@ -17,21 +17,24 @@ use crate::{
     },
 };
 
-/// How many of the first nodes serve as everybody's seeds after a restart.
+/// How many of the first nodes that run serve as seeds of whoever starts later.
 const SEEDS: usize = 3;
 
 impl World {
     /// Starts `count` nodes; the first is the seed of the others.
     pub(crate) fn start(&mut self, count: usize) -> Vec<NodeId> {
-        let first = self.seed_addresses().first().copied();
+        let known = self.seed_addresses();
         (0..count)
             .map(|_| {
                 let number = self.names.len();
                 let id = NodeId::new(format!("n{number:02}")).expect("a short name of letters and digits");
                 let address = address_number(number);
-                let seed = first.unwrap_or_else(|| address_number(0));
+                let seeds = match number {
+                    0 => Vec::new(),
+                    _ if known.is_empty() => vec![address_number(0)],
+                    _ => known.clone(),
+                };
                 self.names.push(id.clone());
-                let seeds = if seed == address { Vec::new() } else { vec![seed] };
                 self.start_process(id.clone(), address, seeds);
                 id
             })
@@ -49,7 +52,9 @@ impl World {
     }
 
     pub(crate) fn seed_addresses(&self) -> Vec<SocketAddr> {
-        (0..self.names.len().min(SEEDS)).map(address_number).collect()
+        let live = self.live();
+        let seeds = if live.is_empty() { &self.names } else { &live };
+        seeds.iter().take(SEEDS).map(|id| self.address_of(id)).collect()
     }
 
     pub(crate) fn pid_of(&self, id: &NodeId) -> Pid {
@@ -97,11 +102,31 @@ impl World {
         key: &str,
         value: &str,
     ) -> SyncableState {
-        self.types.insert(state_type.clone());
         let value = Value::encode(value).expect("a text can be encoded");
+        self.broadcast_with(node, state_type, key, value, Options::default())
+    }
+
+    pub(crate) fn broadcast_with(
+        &mut self,
+        node: &NodeId,
+        state_type: &StateType,
+        key: &str,
+        value: Value,
+        options: Options,
+    ) -> SyncableState {
+        self.types.insert(state_type.clone());
         let pid = self.pid_of(node);
-        self.command(pid, |core, now| core.broadcast(state_type, key, value, Options::default(), now))
-            .expect("a short record is accepted")
+        let written = self.command(pid, |core, now| core.broadcast(state_type, key, value, options, now));
+        let written = written.expect("a short record is accepted");
+        self.checks.writes(pid, &written, options.ttl.is_some());
+        written
+    }
+
+    /// Has `node` forget a member, as its operator does.
+    pub(crate) fn forget(&mut self, node: &NodeId, member: &NodeId) {
+        self.checks.forgotten(member);
+        let pid = self.pid_of(node);
+        self.command(pid, |core, now| core.forget(member, now)).expect("the member is not alive");
     }
 
     pub(crate) fn remove(
@@ -111,7 +136,9 @@ impl World {
         key: &str,
     ) -> Option<SyncableState> {
         let pid = self.pid_of(node);
-        self.command(pid, |core, now| core.remove(state_type, key, now))
+        let removed = self.command(pid, |core, now| core.remove(state_type, key, now));
+        self.checks.removes(state_type, key, node);
+        removed
     }
 
     /// The text that counts for a reader at `node`.
@@ -137,6 +164,13 @@ impl World {
         of_it.map(|(at, _)| *at).collect()
     }
 
+    /// When it told that of anybody else.
+    pub(crate) fn told_of_others(&self, observer: &NodeId, kind: EventKind, member: &NodeId) -> Vec<u64> {
+        let events = self.process(observer).record.events.iter();
+        let of = events.filter(|(_, event)| event.kind == kind && event.node_id.as_ref() != Some(member));
+        of.map(|(at, _)| *at).collect()
+    }
+
     /// Whether any process of the world told that of `member`.
     pub(crate) fn anybody_told(&self, kind: EventKind, member: &NodeId) -> bool {
         let mut events = self.procs.iter().flat_map(|process| &process.record.events);
@@ -144,7 +178,22 @@ impl World {
     }
 
     pub(crate) fn all_agree(&self) -> bool {
-        self.disagreement().is_none()
+        let live = self.live();
+        let Some(first) = live.first() else { return true };
+        // Equal nodes have equal hashes, and that is quickly seen.
+        let first = self.process(first).core.fingerprint();
+        live.iter().all(|id| self.process(id).core.fingerprint() == first)
+            && live.iter().all(|id| self.is_right(id))
+            && self.disagreement().is_none()
+    }
+
+    /// Whether what one node believes of the others' standing is so.
+    fn is_right(&self, observer: &NodeId) -> bool {
+        self.names.iter().all(|name| match self.status(observer, name) {
+            Some(NodeStatus::Alive) => self.is_up(name),
+            Some(_) => !self.is_up(name),
+            None => !self.is_up(name) || self.process(name).leaving,
+        })
     }
 
     /// The first thing in which live nodes differ from one another or from what is so.

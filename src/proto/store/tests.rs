@@ -219,6 +219,25 @@ fn nobody_writes_in_a_life_of_ones_own_that_is_yet_to_come() {
 }
 
 #[test]
+fn the_same_said_again_in_a_new_epoch_is_told_to_nobody() {
+    let (mut a, mut b) = (store("a"), store("b"));
+    put(&mut a, &routes(), "x", 1);
+    put(&mut a, &routes(), "y", 2);
+    let mut effects = Vec::new();
+    b.merge(&take(&mut a), at(1), &mut effects);
+    assert_eq!(effects.len(), 4, "each is a change, and handed to providers");
+    effects.clear();
+    a.new_epoch(EPOCH + 1, at(2));
+    put(&mut a, &routes(), "y", 3);
+    let outcome = b.merge(&take(&mut a), at(3), &mut effects);
+    assert_eq!(outcome.accepted, 2);
+    assert!(
+        matches!(&effects[..], [Effect::Change(_), Effect::Apply(of_y)] if of_y.key == "y"),
+        "{effects:?}"
+    );
+}
+
+#[test]
 fn what_is_refused_makes_no_type() {
     let (mut a, mut b) = (store("a"), store("b"));
     put(&mut a, &routes(), "x", 1);

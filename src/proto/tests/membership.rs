@@ -279,10 +279,29 @@ fn a_probe_without_any_sign_of_life_accuses_nobody() {
     connect(&mut a, &mut b, at(0));
     connect(&mut a, &mut c, at(0));
     // Nobody answers: it is this node that cannot hear.
-    let all = run(&mut a, 20_000);
+    let all = run(&mut a, 15_000);
     assert!(!events(&all).iter().any(|(kind, _)| *kind == EventKind::NodeSuspect));
     assert!(a.counters().probes_void > 3);
     assert!(a.counters().health_score >= 3);
+}
+
+#[test]
+fn who_hears_nobody_for_longer_than_a_suspicion_lasts_says_so_and_looks_for_the_dead() {
+    let (mut a, mut b, mut c) = (core("a"), core("b"), core("c"));
+    connect(&mut a, &mut b, at(0));
+    connect(&mut a, &mut c, at(0));
+    let kinds = |outputs: &[Output]| events(outputs).into_iter().map(|(kind, _)| kind).collect::<Vec<_>>();
+    let early = kinds(&run(&mut a, 17_000));
+    assert!(!early.contains(&EventKind::IsolationSuspected));
+    let late = kinds(&run(&mut a, 90_000));
+    let place = |kind| late.iter().position(|of| *of == kind).unwrap();
+    assert!(place(EventKind::IsolationSuspected) < place(EventKind::NodeSuspect));
+    assert_eq!(late.iter().filter(|kind| **kind == EventKind::NodeDead).count(), 2);
+    assert_eq!(late.iter().filter(|kind| **kind == EventKind::IsolationSuspected).count(), 1);
+    assert!(a.isolated.is_some());
+    let mut again = core_with("b", |config| config.epoch += 100);
+    connect(&mut a, &mut again, at(91_000));
+    assert!(a.isolated.is_none(), "two of three are there");
 }
 
 #[test]
@@ -492,6 +511,8 @@ fn a_suspecter_asks_others_to_look_and_whoever_finds_silence_accuses_too() {
     let (mut asked, mut accused) = (false, false);
     // `c` is silent; only the requests to look pass from `a` to `b`, so that `b` knows of nothing else.
     for ms in (2..6_000).step_by(5) {
+        // A probe counts only if somebody is heard meanwhile.
+        a.handle_message(&id("b"), &message(codec::OPTIONAL_FROM, &()), at(ms));
         a.handle_timeout(at(ms));
         for (to, bytes) in sent(&drain(&mut a)) {
             let kind = codec::parts(&bytes).unwrap()[0].0;

@@ -175,3 +175,17 @@ fn an_exchange_with_who_was_forgotten_ends_with_its_connection() {
     a.handle_disconnected(&id("c"), CloseCode::UNSPECIFIED, false, at(4));
     assert_eq!(a.exchanges.len(), 0, "{with_c} before");
 }
+
+#[test]
+fn a_ping_that_went_into_a_dead_connection_is_sent_again() {
+    let mut a = a_knowing_b(0);
+    connect(&mut a, &mut core("b"), at(0));
+    a.probe_now(&id("b"), at(10));
+    drain(&mut a);
+    // What served there is gone; whoever came back there has reset the connection.
+    a.handle_disconnected(&id("b"), CloseCode::UNSPECIFIED, false, at(11));
+    let to_b = sent(&drain(&mut a)).into_iter().filter(|(to, _)| *to == id("b"));
+    let pings = to_b.filter(|(_, bytes)| codec::parts(bytes).unwrap()[0].0 == kind::PING);
+    assert_eq!(pings.count(), 1);
+    assert_eq!(a.probes.len(), 1, "the one before proves nothing");
+}

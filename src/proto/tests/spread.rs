@@ -148,3 +148,49 @@ fn a_range_that_a_silent_relay_was_handed_goes_to_another() {
         assert_eq!(missing, [silent]);
     }
 }
+
+#[test]
+fn a_range_of_one_dead_and_one_that_lost_a_packet_is_tried_in_turn() {
+    let names: Vec<_> = (0..17).map(|number| id(&format!("n{number:02}"))).collect();
+    for dead in &names[1..] {
+        let mut fleet = fleet(&[0; 17], &BTreeSet::new());
+        let mut has_lost = BTreeSet::from([names[0].clone()]);
+        let value = Value::encode(&1).unwrap();
+        let origin = fleet.get_mut(&names[0]).unwrap();
+        origin.broadcast(&StateType::DRAIN, "x", value, Options::default(), at(1_000)).unwrap();
+        for ms in 1_000..1_028 {
+            for name in &names {
+                fleet.get_mut(name).unwrap().handle_timeout(at(ms));
+                for (to, bytes) in sent(&drain(fleet.get_mut(name).unwrap())) {
+                    if to != *dead && name != dead && !has_lost.insert(to.clone()) {
+                        fleet.get_mut(&to).unwrap().handle_message(name, &bytes, at(ms));
+                    }
+                }
+            }
+        }
+        let missing = fleet.iter().filter(|(_, core)| core.get(&StateType::DRAIN, "x").is_none());
+        assert_eq!(missing.map(|(id, _)| id).collect::<Vec<_>>(), [dead]);
+    }
+}
+
+#[test]
+fn in_a_large_cluster_connections_are_kept_at_every_scale() {
+    let fleet = fleet(&[0; 120], &BTreeSet::new());
+    let mut cores: Vec<_> = fleet.into_values().collect();
+    for core in &mut cores {
+        core.config.max_connections = 60;
+    }
+    cores.sort_unstable_by_key(|core| core.members.me().place);
+    let places: Vec<_> = cores.iter().map(|core| core.members.me().place).collect();
+    let mut kept = 0;
+    for (rank, core) in cores.iter().enumerate() {
+        let next = (rank + 1) % cores.len();
+        assert!(core.is_kept_close(places[next]), "its neighbour on the ring");
+        for (other, place) in places.iter().enumerate().filter(|(other, _)| *other != rank) {
+            kept += usize::from(core.is_kept_close(*place));
+            assert_eq!(core.is_kept_close(*place), cores[other].is_kept_close(places[rank]), "of both");
+        }
+    }
+    let each = kept / cores.len();
+    assert!((20..60).contains(&each), "{each} on average");
+}

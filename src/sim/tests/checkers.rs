@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     ClusterEvent, EventData, EventKind, NodeId, NodeStatus, StateType, SyncableState, Value,
-    sim::check::{Checks, STEPS_AT_ONCE_MAX, View, disagreement},
+    sim::check::{Checks, FRAMES_WAITING_MAX, OUTPUTS_AT_ONCE_MAX, STEPS_AT_ONCE_MAX, View, disagreement},
 };
 
 fn id(name: &str) -> NodeId {
@@ -23,10 +23,14 @@ fn a_life_that_goes_back_is_found() {
     assert!(checks.see_life(0, &id("a"), (5, 9)).is_err());
 }
 
+fn record(state_type: StateType, source: &str, version: u64) -> SyncableState {
+    SyncableState::new(state_type, "k", Value::encode(&version).unwrap(), version, id(source))
+}
+
 #[test]
 fn a_version_applied_twice_is_found() {
     let mut checks = Checks::default();
-    let mut record = SyncableState::new(StateType::DRAIN, "k", Value::NIL, 1, id("a"));
+    let mut record = record(StateType::DRAIN, "a", 1);
     assert!(checks.apply(0, &record).is_ok());
     assert!(checks.apply(1, &record).is_ok());
     assert!(checks.apply(0, &record).is_err());
@@ -35,18 +39,121 @@ fn a_version_applied_twice_is_found() {
 }
 
 #[test]
-fn a_death_told_of_who_left_is_found() {
+fn a_register_that_falls_is_found() {
     let mut checks = Checks::default();
-    let event = ClusterEvent::new(EventKind::NodeDead, Some(id("a")), UNIX_EPOCH, EventData::None);
-    assert!(checks.event(&event).is_ok());
-    checks.leaves(&id("a"));
-    assert!(checks.event(&event).is_err());
-    checks.restarted(&id("a"));
-    assert!(checks.event(&event).is_ok());
+    assert!(checks.apply(0, &record(StateType::DRAIN, "b", 7)).is_ok());
+    assert!(checks.apply(0, &record(StateType::DRAIN, "c", 7)).is_ok(), "the greater source wins");
+    assert!(checks.apply(0, &record(StateType::DRAIN, "a", 7)).is_err());
+    let mut checks = Checks::default();
+    let [early, late] = [9, 3].map(|version| record(StateType::CONNTRACK, "b", version));
+    let of_another = record(StateType::CONNTRACK, "a", 1);
+    for write in [&early, &late, &of_another] {
+        checks.writes(7, write, false);
+    }
+    assert!(checks.apply(0, &early).is_ok());
+    assert!(checks.apply(0, &late).is_ok(), "its writer has restarted, and counts anew");
+    assert!(checks.apply(0, &of_another).is_ok(), "a register of its own");
+    assert!(checks.apply(1, &late).is_ok());
+    assert!(checks.apply(1, &early).is_err());
 }
 
 #[test]
-fn a_timer_left_behind_and_a_loop_are_found() {
+fn a_record_that_nobody_wrote_is_found() {
+    let mut checks = Checks::default();
+    let written = record(StateType::DRAIN, "a", 1);
+    checks.writes(3, &written, false);
+    assert!(checks.apply(0, &written).is_ok());
+    for change in [
+        (|record| record.source_node = id("b")) as fn(&mut SyncableState),
+        |record| record.value = Value::encode("other").unwrap(),
+        |record| record.key = "x".into(),
+        |record| record.deleted = true,
+    ] {
+        let mut record = SyncableState { version: 2, ..written.clone() };
+        change(&mut record);
+        assert!(checks.apply(0, &record).is_err(), "{record:?}");
+    }
+    let removed = SyncableState { version: 3, deleted: true, ..written };
+    checks.removes(&StateType::DRAIN, "k", &id("a"));
+    assert!(checks.apply(0, &removed).is_ok());
+}
+
+#[test]
+fn a_record_that_comes_back_to_its_writer_is_found() {
+    let mut checks = Checks::default();
+    let written = record(StateType::DRAIN, "me", 1);
+    checks.writes(3, &written, false);
+    assert!(checks.apply(3, &written).is_err());
+    assert!(checks.apply(4, &written).is_ok(), "to a later process of its node it is news");
+}
+
+#[test]
+fn a_life_that_its_node_never_told_of_is_found() {
+    let mut checks = Checks::default();
+    checks.says(&id("a"), (5, 2));
+    assert!(checks.see_life(0, &id("a"), (5, 2)).is_ok());
+    assert!(checks.see_life(1, &id("a"), (5, 3)).is_err());
+}
+
+#[test]
+fn a_queue_without_end_is_found() {
+    assert!(Checks::queues(&[("pings", 1_000), ("exchanges", 16)]).is_ok());
+    assert!(Checks::queues(&[("pings", 1_001)]).is_err());
+    assert!(Checks::queues(&[("pings", 1), ("exchanges", 17)]).is_err());
+}
+
+fn tell(checks: &mut Checks, kind: EventKind) -> Result<(), String> {
+    let event = ClusterEvent::new(kind, Some(id("a")), UNIX_EPOCH, EventData::None);
+    checks.event(0, &id("me"), &event)
+}
+
+#[test]
+fn a_death_told_of_who_left_is_found() {
+    let path = [EventKind::NodeJoin, EventKind::NodeSuspect];
+    let mut checks = Checks::default();
+    assert!(path.iter().all(|kind| tell(&mut checks, *kind).is_ok()));
+    checks.leaves(&id("a"));
+    assert!(tell(&mut checks, EventKind::NodeDead).is_err());
+    checks.restarted(&id("a"));
+    assert!(tell(&mut checks, EventKind::NodeDead).is_ok());
+}
+
+#[test]
+fn events_that_make_no_sense_are_found() {
+    use EventKind::{NodeAlive, NodeDead, NodeJoin, NodeLeave, NodeSuspect, NodeUpdate};
+    let legal: [&[EventKind]; 4] = [
+        &[NodeJoin, NodeUpdate, NodeSuspect, NodeAlive, NodeSuspect, NodeDead, NodeJoin],
+        &[NodeJoin, NodeLeave, NodeJoin],
+        &[NodeJoin, NodeSuspect, NodeDead, NodeLeave],
+        &[NodeLeave, NodeJoin],
+    ];
+    for path in legal {
+        let mut checks = Checks::default();
+        assert!(path.iter().all(|kind| tell(&mut checks, *kind).is_ok()), "{path:?}");
+    }
+    let illegal: [&[EventKind]; 7] = [
+        &[NodeDead],
+        &[NodeUpdate],
+        &[NodeJoin, NodeJoin],
+        &[NodeJoin, NodeDead],
+        &[NodeJoin, NodeAlive],
+        &[NodeJoin, NodeLeave, NodeLeave],
+        &[NodeJoin, NodeLeave, NodeSuspect],
+    ];
+    for path in illegal {
+        let mut checks = Checks::default();
+        let (last, before) = path.split_last().unwrap();
+        assert!(before.iter().all(|kind| tell(&mut checks, *kind).is_ok()), "{path:?}");
+        assert!(tell(&mut checks, *last).is_err(), "{path:?}");
+    }
+    let mut checks = Checks::default();
+    assert!(tell(&mut checks, NodeJoin).is_ok());
+    checks.forgotten(&id("a"));
+    assert!(tell(&mut checks, NodeJoin).is_ok(), "a forgotten node is new again");
+}
+
+#[test]
+fn a_timer_left_behind_and_what_never_ends_are_found() {
     assert!(Checks::timers(Some(11), 10).is_ok());
     assert!(Checks::timers(None, 10).is_ok());
     assert!(Checks::timers(Some(10), 10).is_err());
@@ -54,6 +161,10 @@ fn a_timer_left_behind_and_a_loop_are_found() {
     assert!((0..STEPS_AT_ONCE_MAX).all(|_| checks.step(5).is_ok()));
     assert!(checks.step(5).is_err());
     assert!(checks.step(6).is_ok());
+    assert!(Checks::outputs(OUTPUTS_AT_ONCE_MAX).is_ok());
+    assert!(Checks::outputs(OUTPUTS_AT_ONCE_MAX + 1).is_err());
+    assert!(Checks::frames(FRAMES_WAITING_MAX).is_ok());
+    assert!(Checks::frames(FRAMES_WAITING_MAX + 1).is_err());
 }
 
 /// Two nodes that agree that both live, that `dead` crashed and that `gone` left.

@@ -95,9 +95,9 @@ fn a_cut_in_one_direction_buries_nobody_who_others_reach() {
 }
 
 #[test]
-fn five_percent_of_loss_kill_nobody() {
+fn ten_percent_of_loss_kill_nobody() {
     seeds(0..4, |world| {
-        world.link.loss = 0.05;
+        world.link.loss = 0.10;
         let nodes = settled(world, 8);
         world.run(secs(120));
         assert!(nodes.iter().all(|id| !world.anybody_told(EventKind::NodeDead, id)));
@@ -139,8 +139,7 @@ fn a_forgotten_node_is_gone_everywhere_until_it_comes_back() {
         let nodes = settled(world, 5);
         world.crash(&nodes[4]);
         world.run_until(secs(40), |world| world.all_hold(&nodes[4], NodeStatus::Dead));
-        let pid = world.pid_of(&nodes[1]);
-        world.command(pid, |core, now| core.forget(&nodes[4], now)).unwrap();
+        world.forget(&nodes[1], &nodes[4]);
         let gone = |world: &World| nodes[..4].iter().all(|id| world.info(id, &nodes[4]).is_none());
         world.run_until(secs(2), gone);
         world.run(secs(60));

@@ -2,25 +2,13 @@
 
 use std::time::Duration;
 
-use crate::{
-    StateType,
-    sim::{World, seeds},
-};
+use crate::sim::{World, seeds, storm::storm};
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     let hash = |seed| {
         let mut world = World::new(seed);
-        world.link.loss = 0.05;
-        let nodes = world.start(6);
-        world.random_faults(Duration::from_secs(20));
-        for round in 0..20 {
-            world.broadcast(&nodes[0], &StateType::DRAIN, &format!("k{round}"), "on");
-            world.run(Duration::from_secs(1));
-            if !world.is_up(&nodes[0]) {
-                break;
-            }
-        }
+        storm(&mut world, 8, Duration::from_secs(20));
         world.trace_hash()
     };
     assert_eq!(hash(7), hash(7));
