@@ -5,11 +5,15 @@
 //! another lacks
 
 mod delta;
+#[cfg(test)]
+mod models;
 mod outbox;
 mod own;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod worlds;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
