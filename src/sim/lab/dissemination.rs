@@ -41,7 +41,7 @@ the worst. Copies: hand-offs sent for each live node in the first 25 ms, repeats
 those that came to a node which had it. Bytes: sent by each live node, less what it sends when idle, in the same 25 ms; \
 and until all have had their gossip tick. Given up: hand-offs left to gossip after five tries, nearly all to the dead.
 
-References: the *model* is the delegated spread without this core (DESIGN §5 for k = 4, ALGORITHMS §2.2 for k = 8): \
+References: the *model* is the delegated spread without this core, for k = 4 and k = 8: \
 median / 99th percentile or worst, copies. *Ticks* is gossip by memberlist's rule, simulated beside it with the same \
 losses: 200 ms, 3 peers, each node sends 4·⌈log10(n + 1)⌉ times, then never again (never: some were not reached so; \
 memberlist leaves those to its push-pull).";

@@ -37,14 +37,14 @@ UDP and IP add to each datagram, and keep-alives of idle connections to each con
 const AFTER: &str = "\
 Idle, a node sends the same whatever n is: one ping and one answer each second, and a push-pull of hashes every \
 10 s. Beyond 512 members (the limit of connections) most probes go to nodes without a connection, and each needs a \
-handshake: 0.7 a node and second among 1,024 (last column). A real handshake costs some 7 kB (QUIC.md), which is not \
+handshake: 0.7 a node and second among 1,024 (last column). A real handshake costs some 7 kB, which is not \
 in the bytes here: counted in, the goal of 600 B/s does not hold beyond 512 nodes. That is the weak place: probe partners \
 would have to be drawn mostly from nodes that are connected.
 
 Under writes a node sends each update about once (copies per update), with its share of acknowledgements and \
 digests: bytes do not depend on n, but on the rate of the whole cluster. memberlist sends each update \
-4·⌈log10(n + 1)⌉ times from every node: 8 times at 64, 16 at 1,024 (ALGORITHMS §2.1), though in packets filled with \
-others. Its idle cost is about 270 B/s on plain UDP with headers (DESIGN §7).
+4·⌈log10(n + 1)⌉ times from every node: 8 times at 64, 16 at 1,024 (its retransmit limit), though in packets filled with \
+others. Its idle cost is about 270 B/s on plain UDP with headers.
 
 What is worse than it could be: at 100 updates a second, one by one, each update travels in a datagram of its own and \
 is acknowledged alone, 180 B in all for a key and value of some 30 B.";

@@ -38,11 +38,11 @@ connections survive 30 s of silence. Thirty seconds later the worlds' own check 
 record (last column).";
 /// What came of it.
 const AFTER: &str = "\
-The references are invariants of the design, not another library's numbers: L4, halves of a partition of any \
-length merge without an operator, and L3, equal within 2 push-pull intervals (20 s) times ⌈log2 n⌉. Reached in \
+The references are invariants of the design, not another library's numbers: halves of a partition of any \
+length merge without an operator, and they are equal within 2 push-pull intervals (20 s) times ⌈log2 n⌉. Reached in \
 every run: one membership within about a second, one store within about three, however long the halves were \
-apart. memberlist forgets the dead after 30 s (ALGORITHMS §1.3), and halves that were apart longer do not find \
-one another by themselves (§8.2); that was not measured here.
+apart. memberlist forgets the dead after 30 s (`GossipToTheDeadTime`), and halves that were apart longer do not find \
+one another by themselves; that was not measured here.
 
 How it happens: each node greets a random dead member every 2.5 s, so among n nodes the first greeting comes \
 after 2.5 s / n on average, and what it tells goes to all by the tree. Stores follow by the push-pull that a new connection \

@@ -37,7 +37,7 @@ runs. Bytes are what each node, in both of its lives, handed to its transport fr
 Certificates are a name of six bytes here; real ones add some 450 B to each newcomer's claim.";
 /// What came of it.
 const AFTER: &str = "\
-The goal (ALGORITHMS §8.1, L5): a mass restart within 5 s ends with all alive within 10 s. Reached at the first look, \
+The goal: a mass restart within 5 s ends with all alive within 10 s. Reached at the first look, \
 20 ms after the last restart, since each newcomer's claim has gone to all by the tree when the next one comes. No ghost, and no \
 false death. memberlist#311 is the same case ended otherwise: accusations that never reach the restarted node.
 
@@ -48,7 +48,7 @@ remain, all taken back; their cause was not traced.
 
 What is worse than it could be: bytes and connections of each node grow with n. Each of n new claims goes to all, each \
 newcomer gets the table and the store from two peers, and every pair connects anew, which costs real handshakes \
-(about 0.8 ms of work and 7 kB each, QUIC.md) that are not in the bytes. 1,000 nodes were not run: 512 take minutes.";
+(about 0.8 ms of work and 7 kB each) that are not in the bytes. 1,000 nodes were not run: 512 take minutes.";
 
 /// The limit of connections by default.
 const LINKS: usize = 512;
