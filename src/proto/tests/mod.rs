@@ -6,5 +6,6 @@ mod membership;
 mod models;
 mod repair;
 mod returns;
+mod small_worlds;
 mod spread;
 mod state;
