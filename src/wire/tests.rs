@@ -313,7 +313,7 @@ fn every_large_message_comes_out_as_it_went_in_and_a_damaged_one_is_refused_or_s
 }
 
 #[test]
-fn a_damaged_packet_is_refused_or_its_parts_are_within_it() {
+fn a_packet_cut_within_a_part_is_refused_and_the_parts_of_a_damaged_one_are_within_it() {
     let part = (any::<u8>(), prop_oneof![Just(0), Just(127), Just(128), 0..20_usize, Just(16_384)]);
     proptest!(|(
         sizes in prop::collection::vec(part, 0..6),
@@ -326,6 +326,15 @@ fn a_damaged_packet_is_refused_or_its_parts_are_within_it() {
         let good = packet.into_bytes();
         let parts = codec::parts(&good).expect("it is whole");
         prop_assert_eq!(parts.iter().map(|(kind, body)| (*kind, body.len())).collect::<Vec<_>>(), sizes);
+        let mut end = 1;
+        for (_, body) in &parts {
+            let head = if body.len() < 128 { 2 } else if body.len() < 16_384 { 3 } else { 4 };
+            prop_assert!(codec::parts(&good.slice(..=end)).is_err(), "cut after its kind");
+            end += head + body.len();
+            prop_assert!(codec::parts(&good.slice(..end)).is_ok());
+            prop_assert!(codec::parts(&good.slice(..end - 1)).is_err(), "cut before its end");
+        }
+        prop_assert_eq!(end, good.len());
         for damage in damages {
             let bytes = Bytes::from(damage.of(&good));
             let Ok(parts) = codec::parts(&bytes) else { continue };

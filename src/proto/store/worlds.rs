@@ -134,9 +134,7 @@ impl World {
         node: usize,
         of: &StateType,
         key: &str,
-        version: u64,
-        deleted: bool,
-        value: Bytes,
+        (version, deleted, value): (u64, bool, Bytes),
         expires: Option<u64>,
     ) {
         let epoch = self.stores[node].config.epoch;
@@ -202,10 +200,10 @@ impl World {
         }
     }
 
-    fn step(&mut self, step: Step) {
+    fn step(&mut self, step: &Step) {
         let now = self.now();
         let of = |per_node| if per_node { owned() } else { shared() };
-        match step {
+        match *step {
             Step::Put { node, per_node, key, ttl_ms } => {
                 let (of, key, value) = (of(per_node), key.to_string(), value(u64::from(key)));
                 let ttl = ttl_ms.map(Duration::from_millis);
@@ -215,7 +213,8 @@ impl World {
                     latest.is_none_or(|latest| state.version > latest),
                     "it must win over all it has seen"
                 );
-                self.note(node, &of, &key, state.version, false, value, ttl_ms.map(|ttl| self.ms + ttl));
+                let expires = ttl_ms.map(|ttl| self.ms + ttl);
+                self.note(node, &of, &key, (state.version, false, value), expires);
             }
             Step::PutAs { node, per_node, key, version, number, deleted } => {
                 let (of, key, value) = (of(per_node), key.to_string(), value(number));
@@ -237,7 +236,7 @@ impl World {
                 });
                 assert_eq!(self.stores[node].put_as(state, now, &mut Vec::new()), wins);
                 if wins {
-                    self.note(node, &of, &key, version, deleted, value, None);
+                    self.note(node, &of, &key, (version, deleted, value), None);
                 }
             }
             Step::Remove { node, per_node, key } => {
@@ -247,7 +246,7 @@ impl World {
                 assert_eq!(removed.is_some(), live);
                 if live {
                     let version = self.stores[node].clock();
-                    self.note(node, &of, &key, version, true, Bytes::new(), None);
+                    self.note(node, &of, &key, (version, true, Bytes::new()), None);
                 }
             }
             Step::NewEpoch { node } => {
@@ -258,7 +257,7 @@ impl World {
                 self.stores[node].new_epoch(old + 1, now);
                 for w in own {
                     let of = if w.dot.0 == "owned" { owned() } else { shared() };
-                    self.note(node, &of, &w.key, w.version, w.deleted, w.value, w.expires);
+                    self.note(node, &of, &w.key, (w.version, w.deleted, w.value), w.expires);
                 }
             }
             Step::Spread { node, to } => {
@@ -315,7 +314,7 @@ fn whatever_is_written_lost_cut_and_repeated_each_store_holds_the_greatest_of_wh
     proptest!(ProptestConfig::with_cases(1_024), |(steps in steps())| {
         let mut world = World::new();
         for step in steps {
-            world.step(step);
+            world.step(&step);
             world.check();
         }
         world.settle();
@@ -340,7 +339,7 @@ fn the_same_batches_in_any_order_and_any_number_make_the_same_store() {
         let mut world = World::new();
         for step in steps {
             if !matches!(step, Step::Pass { .. } | Step::Rest) {
-                world.step(step);
+                world.step(&step);
             }
         }
         let arrived = |orders: [&Vec<u64>; 2]| {
