@@ -47,7 +47,18 @@ losses: 200 ms, 3 peers, each node sends 4·⌈log10(n + 1)⌉ times, then never
 memberlist leaves those to its push-pull).";
 /// What came of it.
 const AFTER: &str = "\
-RESULTS
+The spread takes milliseconds where ticks take hundreds of them, and about one copy for each node where ticks take \
+4·⌈log10(n + 1)⌉. Bytes with digests are two thirds more than without: each node tells two others once what it has got. \
+At 5 % dead the most copies in excess are those to the dead: a range of one that does not answer is tried five times.
+
+Found on the way and mended, with 20 updates each, before and after:
+
+| nodes | loss %, dead % | fault | before: p50, worst, within 10 ms | after |
+| --- | --- | --- | --- | --- |
+| 128 | 5, 5 | of two in a range the dead one was asked again and again, the live one that had lost a packet never; and the second \
+try of the same node waited twice as long | 6.5 ms, 2,606 ms, 15 of 20 | 6.5 ms, 8.8 ms, 20 of 20 |
+| 1,000 | 1, 1 | beyond 512 members connections were kept to whom a node had met first, and relays of small ranges had to dial | 1,002 ms, \
+1,052 ms, 0 of 20 | 3.2 ms, 8.7 ms, 20 of 20 |
 
 Memory of this simulation for each node, at its peak: MEMORY.";
 
