@@ -86,7 +86,7 @@ pub enum Error {
     Refused {
         /// The address that was dialled.
         address: String,
-        /// The close code; DESIGN lists them, and TLS alerts are 0x100 + the alert.
+        /// The QUIC application close code; TLS alerts are 0x100 + the alert.
         code: u64,
         /// The reason given.
         reason: String,

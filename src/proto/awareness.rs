@@ -5,6 +5,7 @@
 const SCORE_MAX: u32 = 8;
 
 /// The local health multiplier.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(crate) struct Awareness {
     score: u32,

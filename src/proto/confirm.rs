@@ -16,6 +16,7 @@ const ASK_MAX: Duration = Duration::from_millis(500);
 const CONFIRMS_MAX: usize = 1_024;
 
 /// A confirmation that runs.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(super) struct Confirm {
     ask: AskHeld,

@@ -59,6 +59,7 @@ const SEEN_MAX: usize = 65_536;
 const SPANS_MAX: usize = 64;
 
 /// What is spread, as its origin made it.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 struct Batch {
     origin: NodeId,
@@ -69,6 +70,7 @@ struct Batch {
 }
 
 /// A range that somebody was asked to serve.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 struct Handoff {
     batch: Arc<Batch>,
@@ -86,6 +88,7 @@ struct Handoff {
 type Seen = (NodeId, u64, u64, u64);
 
 /// The dissemination's state.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(super) struct Spreader {
     /// Parts of this node's that wait for the next batch.

@@ -13,6 +13,7 @@ pub(crate) const fn bound(wall_ms: u64) -> u64 {
 }
 
 /// The clock: greater than every version this node has written or accepted.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug, Default)]
 pub(crate) struct Lamport(u64);
 

@@ -151,6 +151,7 @@ const GRAVES_MAX: usize = 4_096;
 pub(crate) const MEMBERS_MAX: usize = 65_536;
 
 /// The member table.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(crate) struct Members {
     me: NodeId,

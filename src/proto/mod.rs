@@ -78,6 +78,7 @@ const PING_AGE_MAX: Duration = Duration::from_secs(60);
 const LEAVE_MAX: Duration = Duration::from_secs(2);
 
 /// One node's protocol.
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Protocol {
     config: ProtocolConfig,
     me: NodeId,

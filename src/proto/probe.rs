@@ -30,6 +30,7 @@ const HELPS_MAX: usize = 1_024;
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// A probe that runs, by the number of its ping.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(super) struct Probe {
     target: NodeId,
@@ -39,6 +40,7 @@ pub(super) struct Probe {
 }
 
 /// A ping that was not answered yet.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(super) struct Pinged {
     to: NodeId,
@@ -54,6 +56,7 @@ impl Pinged {
     }
 }
 
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 enum Why {
     Probe,
@@ -71,6 +74,7 @@ enum Why {
 }
 
 /// A self-check that runs.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug, Default)]
 pub(super) struct Check {
     asked: usize,

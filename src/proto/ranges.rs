@@ -127,13 +127,19 @@ mod tests {
         assert!(Ranges::from_wire(&ranges.to_wire()).as_ref() == Some(ranges), "{ranges:?}");
     }
 
+    /// Where the numbers of a test begin: at the smallest, or so that they end at the greatest.
+    fn bases() -> impl Strategy<Value = u64> {
+        prop_oneof![Just(1), Just(u64::MAX - 255)]
+    }
+
     #[test]
     fn ranges_behave_as_a_set() {
-        proptest!(|(steps: Vec<(u8, u8, u8)>)| {
+        proptest!(|(base in bases(), steps: Vec<(u8, u8, u8)>)| {
             let (mut ranges, mut model) = (Ranges::default(), BTreeSet::new());
             let (mut other, mut other_model) = (Ranges::default(), BTreeSet::new());
             for (what, lo, len) in steps {
-                let (lo, hi) = (u64::from(lo) + 1, u64::from(lo) + 1 + u64::from(len % 8));
+                let lo = base + u64::from(lo);
+                let hi = lo.saturating_add(u64::from(len % 9));
                 match what % 5 {
                     0 => prop_assert_eq!(ranges.insert(lo), model.insert(lo)),
                     1 => {
@@ -155,12 +161,56 @@ mod tests {
                 }
                 whole(&ranges);
                 prop_assert_eq!(flat(&ranges), model.clone());
-                prop_assert_eq!(ranges.contains(lo), model.contains(&lo));
+                for near in [lo - 1, lo, hi, hi.saturating_add(1)] {
+                    prop_assert_eq!(ranges.contains(near), model.contains(&near));
+                }
                 prop_assert_eq!(ranges.count(), model.len() as u64);
                 prop_assert_eq!(ranges.max(), model.last().copied());
-                let minus = ranges.minus(&other);
-                whole(&minus);
-                prop_assert_eq!(flat(&minus), model.difference(&other_model).copied().collect());
+                prop_assert_eq!(ranges.is_empty(), model.is_empty());
+                let begins = model.iter().filter(|seq| !model.contains(&(**seq - 1))).count();
+                prop_assert_eq!(ranges.len(), begins);
+                for (a, b, in_a, in_b) in
+                    [(&ranges, &other, &model, &other_model), (&other, &ranges, &other_model, &model)]
+                {
+                    let minus = a.minus(b);
+                    whole(&minus);
+                    prop_assert_eq!(flat(&minus), in_a.difference(in_b).copied().collect());
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn what_a_peer_sends_is_taken_if_it_ascends_without_overlapping() {
+        // Mostly ascending, with a fault now and then.
+        let step = (0..12_u64, prop_oneof![8 => 0..6_u64, 1 => Just(u64::MAX)]);
+        proptest!(ProptestConfig::with_cases(1_024), |(
+            steps in prop::collection::vec(step, 0..8),
+            start in prop_oneof![Just(0), Just(1), Just(u64::MAX - 40)],
+        )| {
+            let mut at: u64 = start;
+            let mut wire = Vec::new();
+            for (gap, len) in steps {
+                let lo = at.wrapping_add(gap).wrapping_sub(u64::from(gap == 11) * 14);
+                let hi = lo.wrapping_add(len);
+                wire.push((lo, hi));
+                at = hi.saturating_add(1);
+            }
+            let all: Vec<u64> = wire.iter().flat_map(|(lo, hi)| [*lo, *hi]).collect();
+            let whole_range = |pair: &(u64, u64)| pair.0 >= 1 && pair.0 <= pair.1;
+            let good = wire.iter().all(whole_range) && wire.windows(2).all(|two| two[0].1 < two[1].0);
+            let taken = Ranges::from_wire(&wire);
+            prop_assert_eq!(taken.is_some(), good, "{:?}", &all);
+            if let Some(taken) = taken {
+                whole(&taken);
+                let numbers = |ranges: &[(u64, u64)]| ranges.iter().map(|(lo, hi)| hi - lo + 1).sum::<u64>();
+                prop_assert_eq!(taken.count(), numbers(&wire));
+                let touching = wire.windows(2).filter(|two| two[0].1 + 1 == two[1].0).count();
+                prop_assert_eq!(taken.len(), wire.len() - touching);
+                for seq in all.iter().flat_map(|end| [end - 1, *end, end.saturating_add(1)]) {
+                    let inside = wire.iter().any(|(lo, hi)| (*lo..=*hi).contains(&seq));
+                    prop_assert_eq!(taken.contains(seq), inside);
+                }
             }
         });
     }

@@ -54,6 +54,7 @@ const REFUSED_MAX: usize = 1 << 16;
 const ROWS_PER_FRAME: usize = 4_096;
 
 /// One exchange.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(super) struct Exchange {
     peer: NodeId,
@@ -72,6 +73,7 @@ pub(super) struct Exchange {
 }
 
 /// What is still to be sent.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug, Default)]
 struct Plan {
     claims: VecDeque<NodeId>,

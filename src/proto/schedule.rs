@@ -6,6 +6,7 @@ use std::hash::Hasher as _;
 use siphasher::sip::SipHasher13;
 
 /// Derives whom to probe when.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(super) struct Schedule {
     key: (u64, u64),

@@ -5,11 +5,15 @@
 //! another lacks
 
 mod delta;
+#[cfg(test)]
+mod models;
 mod outbox;
 mod own;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod worlds;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,6 +54,7 @@ const EPOCH_AHEAD_MS: u64 = 24 * 3_600 * 1_000;
 const RECORD_OVERHEAD: usize = 32;
 
 /// What the store is told at its making.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(crate) struct StoreConfig {
     pub(crate) me: NodeId,
@@ -83,6 +88,7 @@ pub(crate) struct BatchOutcome {
 }
 
 /// The shared state, as this node holds it.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(crate) struct Store {
     config: StoreConfig,

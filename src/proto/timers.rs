@@ -51,6 +51,7 @@ pub(crate) enum Timer {
 }
 
 /// All deadlines.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     due: BTreeSet<(Time, Timer)>,

@@ -6,6 +6,8 @@ pub(crate) mod codec;
 pub(crate) mod hello;
 pub(crate) mod limits;
 pub(crate) mod message;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::close::CloseCode;
 

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{StateType, proto::ranges::Ranges};
 
 /// What waits under one key.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(super) struct Dirty {
     /// The dot of its newest write.
@@ -18,6 +19,7 @@ pub(super) struct Dirty {
 }
 
 /// The keys that wait.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     keys: BTreeMap<(StateType, Arc<str>), Dirty>,

@@ -46,8 +46,12 @@ impl Store {
             if state.state_type.is_per_node() {
                 return held.version >= record.version;
             }
+            // What ends by itself is a tombstone by then, which no other value under its version replaces; so none
+            // may before, or whoever hears of it afterwards holds something else.
+            let ends =
+                held.expires.is_some() && held.source == record.source && held.version == record.version;
             // Under an equal version the same value is no news, whatever its dot.
-            !Table::wins(false, &Record { epoch: 0, seq: 0, ..record.clone() }, held)
+            ends || !Table::wins(false, &Record { epoch: 0, seq: 0, ..record.clone() }, held)
         });
         if loses {
             return false;

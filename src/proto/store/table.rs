@@ -36,6 +36,7 @@ pub(super) struct Record {
 
 /// A key's registers: one of a shared type, one for each source of a per-node type, ordered by source. Few sources
 /// write under one key, and a map for each key would cost a kilobyte.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 enum Register {
     One(Record),
@@ -48,6 +49,7 @@ fn place_of(records: &[Record], source: &NodeId) -> Result<usize, usize> {
 }
 
 /// All there is of one type.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(super) struct Table {
     per_node: bool,

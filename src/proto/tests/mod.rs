@@ -3,7 +3,9 @@
 mod bad_input;
 mod distrust;
 mod membership;
+mod models;
 mod repair;
 mod returns;
+mod small_worlds;
 mod spread;
 mod state;
