@@ -102,6 +102,7 @@ fn constructors(id: &NodeId, identity: &Identity, authority: &Authority) {
 }
 
 fn fields(config: Config, node: NodeInfo, record: SyncableState, event: ClusterEvent, stats: &Stats) {
+    let _: bool = config.fast_detection;
     let _: (bool, bool, bool, bool, bool) = (
         config.enabled,
         config.sync_health,

@@ -65,6 +65,7 @@ impl Config {
     fn find_faults(&self, faults: &mut Faults) {
         self.find_faulty_intervals(faults);
         self.find_faulty_numbers(faults);
+        self.find_contradictions(faults);
         self.find_faulty_metadata(faults);
         self.find_faulty_addresses(faults);
         if self.identity.is_none() {
@@ -117,6 +118,20 @@ impl Config {
             if !(min..=max).contains(&number) {
                 let fault = if number == 0 { "it is zero" } else { "it is too large" };
                 faults.add(key, number, fault, format!("use {min} to {max}"));
+            }
+        }
+    }
+
+    /// What `fast-detection` sets must not be set as well.
+    fn find_contradictions(&self, faults: &mut Faults) {
+        let plain = Self::default();
+        for (key, value, set) in [
+            ("ping-interval-ms", self.ping_interval.as_millis(), self.ping_interval != plain.ping_interval),
+            ("ping-timeout-ms", self.ping_timeout.as_millis(), self.ping_timeout != plain.ping_timeout),
+            ("suspicion-mult", self.suspicion_mult.into(), self.suspicion_mult != plain.suspicion_mult),
+        ] {
+            if self.fast_detection && set {
+                faults.add(key, value, "fast-detection = true sets it", "leave one of the two out");
             }
         }
     }

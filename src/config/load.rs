@@ -28,7 +28,7 @@ const SYNTAX_FAULTS_MAX: usize = 10;
 type Wrong = (String, &'static str);
 
 /// Every key, and the field it sets. The only list of keys; the environment's names are made from it.
-const KEYS: [(&str, Slot); 29] = [
+const KEYS: [(&str, Slot); 30] = [
     ("enabled", Slot::Flag(|config| &mut config.enabled)),
     ("node-id", Slot::Text(|config| &mut config.node_id)),
     ("bind-address", Slot::Address(|config| &mut config.bind_address)),
@@ -45,6 +45,7 @@ const KEYS: [(&str, Slot); 29] = [
     ("ping-timeout-ms", Slot::Millis(|config| &mut config.ping_timeout)),
     ("ping-req-count", Slot::Size(|config| &mut config.ping_req_count)),
     ("suspicion-mult", Slot::Count(|config| &mut config.suspicion_mult)),
+    ("fast-detection", Slot::Flag(|config| &mut config.fast_detection)),
     ("sync-health", Slot::Flag(|config| &mut config.sync_health)),
     ("sync-circuit-breaker", Slot::Flag(|config| &mut config.sync_circuit_breaker)),
     ("sync-drain", Slot::Flag(|config| &mut config.sync_drain)),

@@ -44,7 +44,7 @@ use crate::{
     ClusterEvent, Config, Error, EventData, EventKind, Identity, NetStats, NodeId, NodeInfo, NodeStatus,
     Options, ProviderStats, Spread, StateProvider, StateType, SyncableState, Value,
     config::{Checked, Seed},
-    proto::{self, Now, Protocol, ProtocolConfig},
+    proto::{self, Now, Protocol, ProtocolConfig, config::CONFIRMATIONS},
 };
 
 /// How long `start` waits for a seed to answer.
@@ -368,7 +368,7 @@ impl Driver {
 
     fn protocol_config(&self, cluster: String, address: SocketAddr, epoch: u64) -> ProtocolConfig {
         let config = &self.config;
-        ProtocolConfig {
+        let settings = ProtocolConfig {
             node_id: self.node_id(),
             cluster,
             epoch,
@@ -383,12 +383,15 @@ impl Driver {
             ping_timeout: config.ping_timeout,
             ping_req_count: config.ping_req_count,
             suspicion_mult: config.suspicion_mult,
+            suspicion: None,
+            confirmations: CONFIRMATIONS,
             dead_node_reclaim: config.dead_node_reclaim,
             tombstone_ttl: config.tombstone_ttl,
             max_connections: config.max_connections,
             disabled: self.disabled(),
             without: BTreeSet::new(),
-        }
+        };
+        if config.fast_detection { settings.detecting_fast() } else { settings }
     }
 
     fn disabled(&self) -> BTreeSet<StateType> {

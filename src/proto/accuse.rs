@@ -135,7 +135,7 @@ impl Protocol {
         let Some(member) = self.members.get(id) else { return };
         let solicit =
             Solicit { node_id: id.clone(), epoch: member.body.epoch, incarnation: member.body.incarnation };
-        let count = suspicion::confirmations_needed(self.members.live()) + 2;
+        let count = suspicion::confirmations_needed(&self.config, self.members.live()) + 2;
         for peer in self.some_alive(count, &BTreeSet::from([id.clone()])) {
             self.send_part(&peer, kind::SOLICIT, &solicit);
         }

@@ -132,6 +132,9 @@ impl Protocol {
     pub(crate) fn new(config: ProtocolConfig, vouch: Arc<dyn Vouch>, seed: u64, now: Now) -> Self {
         let me = config.node_id.clone();
         let hash_key = key_of(&config.cluster);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let shared = config.has(Rule::SharedSchedule);
+        let schedule_key = if shared { hash_key } else { (rng.u64(..), rng.u64(..)) };
         let body = ClaimBody {
             node_id: me.clone(),
             epoch: config.epoch,
@@ -154,13 +157,13 @@ impl Protocol {
             store,
             me,
             vouch,
-            rng: fastrand::Rng::with_seed(seed),
+            rng,
             outputs: VecDeque::new(),
             timers: Timers::default(),
             entered: now.time,
             counters: ProtoCounters::default(),
             awareness: Awareness::new(config.has(Rule::LhaProbe)),
-            schedule: Schedule::new(hash_key),
+            schedule: Schedule::new(schedule_key),
             last_ping: 0,
             pings: BTreeMap::new(),
             probes: BTreeMap::new(),

@@ -104,7 +104,9 @@ impl Protocol {
             .collect();
         live.sort_unstable();
         let rank = live.iter().position(|(place, id)| (*place, **id == self.me) == (me.place, true))?;
-        let steps = self.schedule.step(now.wall_ms / period_ms, live.len())?;
+        let shared = self.config.has(Rule::SharedSchedule);
+        let period = if shared { now.wall_ms / period_ms } else { self.counters.probes };
+        let steps = self.schedule.step(period, live.len())?;
         Some(live[(rank + steps) % live.len()].1.clone())
     }
 

@@ -10,8 +10,6 @@ use crate::{
 
 /// Lifeguard's β: the first accuser waits so many times the shortest wait.
 const BETA: u32 = 6;
-/// Confirmations beyond so many change nothing.
-const CONFIRMATIONS_MAX: usize = 3;
 /// Accusers remembered, for `explain`.
 const ACCUSERS_MAX: usize = 8;
 
@@ -30,6 +28,9 @@ pub(crate) struct Suspicion {
 
 /// How long a suspect has at least, among `members` nodes: `suspicion-mult · max(1, log10 n) · ping-interval`.
 pub(crate) fn shortest(config: &ProtocolConfig, members: usize) -> Duration {
+    if let Some(fixed) = config.suspicion {
+        return fixed;
+    }
     let members = f64::from(u32::try_from(members).unwrap_or(u32::MAX));
     let scale = members.max(1.0).log10().max(1.0);
     whole_ms((config.ping_interval * config.suspicion_mult).mul_f64(scale))
@@ -46,9 +47,10 @@ pub(crate) fn longest(config: &ProtocolConfig, members: usize) -> Duration {
     shortest(config, members) * if config.has(Rule::LhaSuspicion) { BETA } else { 1 }
 }
 
-/// How many confirmations are asked for among `members` nodes: those besides the suspect and the accuser, 3 at most.
-pub(crate) fn confirmations_needed(members: usize) -> usize {
-    members.saturating_sub(2).min(CONFIRMATIONS_MAX)
+/// How many confirmations are asked for among `members` nodes: those besides the suspect and the accuser, as far as
+/// they count.
+pub(crate) fn confirmations_needed(config: &ProtocolConfig, members: usize) -> usize {
+    members.saturating_sub(2).min(config.confirmations)
 }
 
 impl Suspicion {
@@ -58,7 +60,7 @@ impl Suspicion {
             accusers: BTreeMap::from([(accuser, now)]),
             min: shortest(config, members),
             max: longest(config, members),
-            needed: confirmations_needed(members),
+            needed: confirmations_needed(config, members),
             held_dead: false,
         }
     }

@@ -153,6 +153,20 @@ fn each_fault_is_told_with_key_value_fault_and_remedy() {
 }
 
 #[test]
+fn fast_detection_contradicts_what_it_sets() {
+    assert_eq!(told(&with(|c| c.fast_detection = true)), [""; 0]);
+    let config = with(|c| {
+        c.fast_detection = true;
+        (c.ping_interval, c.ping_timeout, c.suspicion_mult) = (ms(900), ms(300), 2);
+    });
+    let said = |key: &str| format!("{key}: fast-detection = true sets it; leave one of the two out");
+    let expected = ["ping-interval-ms = 900", "ping-timeout-ms = 300", "suspicion-mult = 2"].map(said);
+    let told = told(&config);
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    assert!(told.iter().zip(&expected).all(|(told, expected)| told.ends_with(expected)), "{told:#?}");
+}
+
+#[test]
 fn the_bounds_themselves_are_allowed() {
     let low = with(|c| {
         (c.gossip_interval, c.push_pull_interval, c.ping_timeout, c.ping_interval) =

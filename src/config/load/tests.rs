@@ -60,6 +60,7 @@ fn every_key_sets_its_own_field() {
         ping-timeout-ms = 7
         ping-req-count = 8
         suspicion-mult = 9
+        fast-detection = true
         sync-health = false
         sync-circuit-breaker = false
         sync-drain = false
@@ -79,7 +80,7 @@ fn every_key_sets_its_own_field() {
         "enabled": true, "node-id": "lb-1", "bind-address": "::1", "bind-port": 1, "seeds": ["a:1", "b:2"],
         "gossip-interval-ms": 2, "gossip-fanout": 3, "push-pull-interval-ms": 4, "max-batch-size": 5,
         "zone": "fra", "advertise-address": "10.0.0.1", "ping-interval-ms": 6, "ping-timeout-ms": 7,
-        "ping-req-count": 8, "suspicion-mult": 9, "sync-health": false, "sync-circuit-breaker": false,
+        "ping-req-count": 8, "suspicion-mult": 9, "fast-detection": true, "sync-health": false, "sync-circuit-breaker": false,
         "sync-drain": false, "sync-conntrack": false, "dead-node-reclaim-ms": 10, "tombstone-ttl-ms": 11,
         "max-connections": 12, "tags": {"rack": "r1"},
         "tls": {"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem", "crl": "crl.pem", "shared-certificate": true},

@@ -6,6 +6,7 @@
 
 mod args;
 mod cases;
+mod corroboration;
 mod crew;
 mod detection;
 mod dissemination;
@@ -38,6 +39,7 @@ const COMMANDS: &[Command] = &[
     long_run::COMMAND,
     detection::COMMAND,
     lifeguard::COMMAND,
+    corroboration::COMMAND,
     dissemination::COMMAND,
     load::COMMAND,
     partition::COMMAND,

@@ -25,6 +25,27 @@ fn a_crash_is_seen_by_all_within_the_longest_suspicion_and_not_before_the_shorte
 }
 
 #[test]
+fn with_fast_detection_all_know_of_a_crash_within_a_second_and_nobody_else_is_buried() {
+    seeds(0..8, |world| {
+        world.settings = world.settings.clone().detecting_fast();
+        let nodes = settled(world, 16);
+        world.link.loss = 0.05;
+        world.half_connect(&nodes[5], 0.8);
+        world.pause(&nodes[6], ms(2_000));
+        world.run(secs(20));
+        let well = nodes.iter().filter(|node| ![&nodes[5], &nodes[6]].contains(node));
+        for node in well {
+            assert!(!world.anybody_told(EventKind::NodeDead, node), "{node} was well");
+        }
+        world.link.loss = 0.0;
+        world.half_connect(&nodes[5], 0.0);
+        world.run_until(secs(60), World::all_agree);
+        world.crash(&nodes[3]);
+        world.run_until(secs(1), |world| world.all_hold(&nodes[3], NodeStatus::Dead));
+    });
+}
+
+#[test]
 fn a_leave_is_known_to_all_within_100_ms_and_is_never_a_death() {
     seeds(0..8, |world| {
         let nodes = settled(world, 8);
