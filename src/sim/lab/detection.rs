@@ -16,13 +16,16 @@ pub(super) const COMMAND: Command = Command {
     about: "a crash in clusters of several sizes: when it is suspected, known, known to all",
     options: &[
         ("nodes", "8,16,32,64,128,256", "sizes of clusters"),
-        ("crashes", "100", "crashes per size, each in a world of its own"),
+        ("crashes", "200", "crashes per size, each in a world of its own; fewer beyond 128 nodes"),
         ("loss", "0", "datagrams lost, in percent"),
         ("threads", "2", "worlds at a time"),
         ("out", "docs/experiments", "where the page goes"),
     ],
     run,
 };
+
+/// Large clusters crash less often: so many nodes in all for each size.
+const NODES_CRASHED: u64 = 25_600;
 
 /// Seconds after the crash.
 #[derive(Clone, Copy)]
@@ -36,13 +39,16 @@ struct Times {
 fn run(args: &Args) -> Result<(), Failure> {
     let (sizes, crashes): (Vec<usize>, u64) = (args.list("nodes")?, args.get("crashes")?);
     let loss: f64 = args.get("loss")?;
-    let jobs: Vec<_> = sizes.iter().flat_map(|size| (0..crashes).map(move |seed| (*size, seed))).collect();
+    let crashes_of = |size: usize| crashes.min(NODES_CRASHED / size as u64).max(20);
+    let jobs: Vec<_> =
+        sizes.iter().flat_map(|size| (0..crashes_of(*size)).map(move |seed| (*size, seed))).collect();
     let times =
         crew::work("crashes", args.get("threads")?, &jobs, |(size, seed)| crash_one(*size, *seed, loss));
     let mut table = Table::new(&[
         "nodes",
         "crashes",
-        "suspected p50 s",
+        "suspected: mean s",
+        "p50",
         "p99",
         "dead to one p50 s",
         "p99",
@@ -62,7 +68,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         let seconds = |value: f64| format!("{value:.2}");
         table.row(vec![
             size.to_string(),
-            crashes.to_string(),
+            crashes_of(*size).to_string(),
+            seconds(mean(&suspected)),
             seconds(percentile(&suspected, 50.0)),
             seconds(percentile(&suspected, 99.0)),
             seconds(percentile(&known, 50.0)),
@@ -101,12 +108,7 @@ fn run(args: &Args) -> Result<(), Failure> {
              one holds it dead, and all do."
         ),
         table,
-        after: "The formula is memberlist's: the wait for the first ping, exponential with a mean of one period (SWIM, \
-                Das, Gupta and Motivala, 2002, §3.3: expected first detection e/(e−1) = 1.58 periods with the failed \
-                period itself), then that period, then the shortest suspicion time-out \
-                `suspicion-mult · max(1, log10 n) · 1 s`; spreading not counted. The shared probe schedule bounds the \
-                wait for the first ping by two periods, so the 99th percentile lies close to the median."
-            .into(),
+        after: AFTER.into(),
         figures: vec![(
             "to-all",
             Figure {
@@ -120,6 +122,11 @@ fn run(args: &Args) -> Result<(), Failure> {
     .write(&args.out())
 }
 
+#[expect(clippy::cast_precision_loss, reason = "there are few crashes")]
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
 /// Wait for the first ping, that period, and the shortest suspicion.
 fn formula(nodes: usize, share: f64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "sizes are small")]
@@ -130,14 +137,7 @@ fn formula(nodes: usize, share: f64) -> f64 {
 fn crash_one(nodes: usize, seed: u64, loss: f64) -> Times {
     let mut world = World::for_counting(seed);
     world.link.loss = loss / 100.0;
-    world.start(nodes);
-    world.run_until(Duration::from_secs(120), |world| {
-        let first = world.names.first().map(|id| world.process(id).core.fingerprint().0);
-        world.names.iter().all(|id| {
-            let core = &world.process(id).core;
-            Some(core.fingerprint().0) == first && core.alive().len() == nodes
-        })
-    });
+    world.start_formed(nodes);
     let phase = world.rng.u64(5_000..9_000);
     world.run(Duration::from_millis(phase));
     let victim = world.names[world.rng.usize(..nodes)].clone();
@@ -159,3 +159,14 @@ fn crash_one(nodes: usize, seed: u64, loss: f64) -> Times {
         false_deaths: others.count(),
     }
 }
+
+const AFTER: &str = "\
+References: SWIM (Das, Gupta and Motivala, 2002, §3.3) expects the first detection after e/(e−1) = 1.58 periods, which \
+is *suspected, mean* here. memberlist's formula is the wait for the first ping, exponential with a mean of one period, \
+that period, and the shortest suspicion `suspicion-mult · max(1, log10 n) · 1 s`; spreading is not counted.\n\n\
+The shared schedule bounds the wait for the first ping by two periods, so the 99th percentile lies close to the median \
+at every size, where the formula's is four seconds away. A death spreads at once: between the first who knows and the \
+last there are milliseconds.\n\n\
+Not reached at 128 nodes: the goal of 7.3 s (p50) and 8.5 s (p99). The reference model gives the indirect round 150 ms; \
+here it takes a whole ping time-out, 500 ms, since its helpers answer that they are there after 80 % of it. With a \
+deadline from the round trips to the helpers, as for the direct ping, about a third of a second should be saved.";
