@@ -1,6 +1,6 @@
-//! Many nodes in one process on loopback: how long they take to find one another, and how long a broadcast takes to
-//! reach them all. `cargo run --release --example loopback -- 64` prints the figures; it exits 0 only if every node
-//! saw every other and every broadcast. Never measures more than one broadcast at a time.
+//! Many nodes in one process on loopback: how long they take to find one another, and how long a broadcast
+//! takes to reach them all. `cargo run --release --example loopback -- 64` prints the figures; it exits 0
+//! only if every node saw every other and every broadcast. Never measures more than one broadcast at a time.
 
 #![expect(clippy::disallowed_methods, reason = "it measures")]
 

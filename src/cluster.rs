@@ -1,5 +1,5 @@
-//! `Cluster`: what programs hold. Checks arguments, hands over to the driver, reads what the core knows. No rule and
-//! no thread of its own.
+//! `Cluster`: what programs hold. Checks arguments, hands over to the driver, reads what the core knows. No
+//! rule and no thread of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,11 +21,11 @@ use crate::{
 
 /// A node of a cluster: a cheap handle, to be cloned into every part of a program.
 ///
-/// All methods take `&self`, may be called from any thread and, but for [`start`](Self::start), with or without a
-/// runtime; those that are not `async` answer at once. None of them panics.
+/// All methods take `&self`, may be called from any thread and, but for [`start`](Self::start), with or
+/// without a runtime; those that are not `async` answer at once. None of them panics.
 ///
-/// Dropping the last handle without [`stop`](Self::stop) closes the socket and is a crash to the peers. A callback
-/// or provider that holds a clone keeps the node alive.
+/// Dropping the last handle without [`stop`](Self::stop) closes the socket and is a crash to the peers. A
+/// callback or provider that holds a clone keeps the node alive.
 #[derive(Clone)]
 pub struct Cluster(Arc<Handle>);
 
@@ -70,26 +70,27 @@ impl Cluster {
         &self.0.0
     }
 
-    /// Opens the socket, joins through the seeds, and returns as soon as the node serves: once a seed has let it
-    /// in, or all have failed, or after 2 s. A seed that does not answer is tried again in the background, for
-    /// ever.
+    /// Opens the socket, joins through the seeds, and returns as soon as the node serves: once a seed has let
+    /// it in, or all have failed, or after 2 s. A seed that does not answer is tried again in the background,
+    /// for ever.
     ///
-    /// `None` if `enabled` is false, or if the cluster runs or starts already. After a [`stop`](Self::stop) it may
-    /// be called again: subscriptions, providers and tags are the same, state comes back from the peers. Dropping
-    /// the future takes everything back.
+    /// `None` if `enabled` is false, or if the cluster runs or starts already. After a [`stop`](Self::stop)
+    /// it may be called again: subscriptions, providers and tags are the same, state comes back from the
+    /// peers. Dropping the future takes everything back.
     ///
     /// # Errors
-    /// [`Error::NoRuntime`] outside a tokio runtime with I/O and time; [`Error::Bind`] if the socket cannot be
-    /// opened; [`Error::Identity`] if the certificate is not valid now; [`Error::DuplicateNodeId`] if a seed knows
-    /// a live process of this id; [`Error::StoppedWhileStarting`]. After each of them the cluster is stopped.
+    /// [`Error::NoRuntime`] outside a tokio runtime with I/O and time; [`Error::Bind`] if the socket cannot
+    /// be opened; [`Error::Identity`] if the certificate is not valid now; [`Error::DuplicateNodeId`] if a
+    /// seed knows a live process of this id; [`Error::StoppedWhileStarting`]. After each of them the cluster
+    /// is stopped.
     pub async fn start(&self) -> Result<Option<Started>, Error> {
         self.driver().start().await
     }
 
     /// Spreads the leave, flushes what was broadcast, and closes every connection; at most about 4 s.
     ///
-    /// Idempotent: any number of calls, at once or one after the other, end when the node has stopped. Goes on by
-    /// itself if the future is dropped. May be called on any runtime, or on none.
+    /// Idempotent: any number of calls, at once or one after the other, end when the node has stopped. Goes
+    /// on by itself if the future is dropped. May be called on any runtime, or on none.
     ///
     /// # Errors
     /// None today.
@@ -110,8 +111,8 @@ impl Cluster {
         self.driver().status()
     }
 
-    /// Contacts more seeds now, once: `ip:port`, `[ipv6]:port` or `host:port`. How many answered; why the others
-    /// did not is logged.
+    /// Contacts more seeds now, once: `ip:port`, `[ipv6]:port` or `host:port`. How many answered; why the
+    /// others did not is logged.
     ///
     /// # Errors
     /// [`Error::Config`] names every address that is none; [`Error::NotRunning`].
@@ -133,9 +134,9 @@ impl Cluster {
         self.driver().join(seeds).await
     }
 
-    /// The readiness gate: returns once this node's state covers what at least two peers (one, in a cluster of
-    /// two) held when it joined. Returns at once if that is so already, and for the first node of a cluster: one that has
-    /// neither seeds nor peers.
+    /// The readiness gate: returns once this node's state covers what at least two peers (one, in a cluster
+    /// of two) held when it joined. Returns at once if that is so already, and for the first node of a
+    /// cluster: one that has neither seeds nor peers.
     ///
     /// A load balancer takes its address only then.
     ///
@@ -146,12 +147,12 @@ impl Cluster {
     }
 
     /// Takes over a new certificate, trust roots or revocations without a restart: new handshakes use them at
-    /// once, and connections of peers that are no longer trusted are closed. Where it has no revocation list of an
-    /// authority that it trusts, the one in force stays.
+    /// once, and connections of peers that are no longer trusted are closed. Where it has no revocation list
+    /// of an authority that it trusts, the one in force stays.
     ///
     /// # Errors
-    /// [`Error::Identity`] if it is not of this node, not valid now, or has an older revocation list than the one
-    /// in force. The old identity serves on, and an event tells of it.
+    /// [`Error::Identity`] if it is not of this node, not valid now, or has an older revocation list than the
+    /// one in force. The old identity serves on, and an event tells of it.
     pub fn reload_identity(&self, identity: Identity) -> Result<(), Error> {
         self.driver().reload_identity(identity)
     }
@@ -159,7 +160,8 @@ impl Cluster {
 
 /// Who is there. While the node does not run, nobody is.
 impl Cluster {
-    /// This node's id: the configured one, the certificate's, or a UUID that is the same for this handle's life.
+    /// This node's id: the configured one, the certificate's, or a UUID that is the same for this handle's
+    /// life.
     #[must_use]
     pub fn node_id(&self) -> NodeId {
         self.driver().node_id()
@@ -243,8 +245,8 @@ impl Cluster {
 
 /// Shared state.
 impl Cluster {
-    /// Writes a record: stamps the next version, stores it, and starts to spread it at once. `None` if the node
-    /// does not run.
+    /// Writes a record: stamps the next version, stores it, and starts to spread it at once. `None` if the
+    /// node does not run.
     ///
     /// A panic of `value`'s own `Serialize` passes through to the caller and leaves nothing behind.
     ///
@@ -278,8 +280,8 @@ impl Cluster {
         written.transpose()
     }
 
-    /// As [`broadcast`](Self::broadcast), and waits until every alive node has acknowledged the record, `limit` at
-    /// most: which did, and which did not. To have run out of time is no error.
+    /// As [`broadcast`](Self::broadcast), and waits until every alive node has acknowledged the record,
+    /// `limit` at most: which did, and which did not. To have run out of time is no error.
     ///
     /// # Errors
     /// Those of [`broadcast`](Self::broadcast); [`Error::NotRunning`], also if the node stops meanwhile.
@@ -294,12 +296,13 @@ impl Cluster {
         self.driver().broadcast_confirmed(&state_type, &key, value, limit).await
     }
 
-    /// Takes records as they are, in one batch: one with an old version loses to a newer one as anywhere. How many
-    /// were accepted; 0 if the node does not run.
+    /// Takes records as they are, in one batch: one with an old version loses to a newer one as anywhere. How
+    /// many were accepted; 0 if the node does not run.
     ///
     /// # Errors
-    /// [`Error::ForeignSource`] if a record names another node as its source; [`Error::VersionTooHigh`] beyond
-    /// what the wall clock allows; those of [`broadcast`](Self::broadcast). Then none of the batch was taken.
+    /// [`Error::ForeignSource`] if a record names another node as its source; [`Error::VersionTooHigh`]
+    /// beyond what the wall clock allows; those of [`broadcast`](Self::broadcast). Then none of the batch was
+    /// taken.
     pub fn broadcast_many(&self, states: Vec<SyncableState>) -> Result<usize, Error> {
         let node_id = self.node_id();
         for (index, record) in states.iter().enumerate() {
@@ -312,8 +315,8 @@ impl Cluster {
         self.driver().command(|protocol, now| protocol.broadcast_many(states, now)).unwrap_or(Ok(0))
     }
 
-    /// Removes a record and spreads the removal; of a per-node type, this node's own. What was removed; `None` if
-    /// there was nothing, or if the node does not run.
+    /// Removes a record and spreads the removal; of a per-node type, this node's own. What was removed;
+    /// `None` if there was nothing, or if the node does not run.
     ///
     /// # Errors
     /// Those of [`broadcast`](Self::broadcast) that concern the type and the key.
@@ -341,14 +344,15 @@ impl Cluster {
 
     /// The records of a type that are there, each as a `Put`, then every change in order.
     ///
-    /// Up to 1,024 changes wait for the reader; one that is slower is told how many it missed. The stream lasts
-    /// through stops and starts, and ends when the last handle is gone; a start tells every record anew.
+    /// Up to 1,024 changes wait for the reader; one that is slower is told how many it missed. The stream
+    /// lasts through stops and starts, and ends when the last handle is gone; a start tells every record
+    /// anew.
     pub fn watch(&self, state_type: &StateType) -> StateStream {
         self.driver().watch(state_type)
     }
 
-    /// Ticks the Lamport clock: a version greater than any this node has written or seen. 0 if the node does not
-    /// run.
+    /// Ticks the Lamport clock: a version greater than any this node has written or seen. 0 if the node does
+    /// not run.
     #[must_use]
     pub fn next_version(&self) -> u64 {
         self.driver().command(Core::next_version).unwrap_or_default()
@@ -396,8 +400,8 @@ fn check_type(state_type: &StateType) -> Result<(), Error> {
 impl Cluster {
     /// Has a part of the program share its state, before or after `start`.
     ///
-    /// Records of its type that are known already are applied to it at once, then it is asked for its own. Its
-    /// functions are called on a thread of its own. Types of one name are one type.
+    /// Records of its type that are known already are applied to it at once, then it is asked for its own.
+    /// Its functions are called on a thread of its own. Types of one name are one type.
     ///
     /// # Errors
     /// [`Error::ProviderExists`] if the type has a provider; [`Error::InvalidStateType`].
@@ -411,12 +415,12 @@ impl Cluster {
         self.driver().unregister_provider(state_type)
     }
 
-    /// Has `callback` called with every event, in order, on a thread of its own: one that blocks or panics harms no
-    /// one else. Up to 1,024 events wait for it; then the newest are left out, and an event of the kind `Lagged`
-    /// tells how many.
+    /// Has `callback` called with every event, in order, on a thread of its own: one that blocks or panics
+    /// harms no one else. Up to 1,024 events wait for it; then the newest are left out, and an event of the
+    /// kind `Lagged` tells how many.
     ///
-    /// The callback may call anything, also [`Subscription::unsubscribe`]. It stays subscribed through stops and
-    /// starts.
+    /// The callback may call anything, also [`Subscription::unsubscribe`]. It stays subscribed through stops
+    /// and starts.
     ///
     /// # Examples
     /// ```
@@ -429,8 +433,8 @@ impl Cluster {
         self.driver().subscribe(Box::new(callback))
     }
 
-    /// The same events as a stream, from now on. Up to 1,024 wait for the reader; one that is slower gets `Lagged`
-    /// with the exact number, then goes on. Ends when the last handle is gone.
+    /// The same events as a stream, from now on. Up to 1,024 wait for the reader; one that is slower gets
+    /// `Lagged` with the exact number, then goes on. Ends when the last handle is gone.
     pub fn events(&self) -> EventStream {
         self.driver().events()
     }

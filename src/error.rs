@@ -1,5 +1,5 @@
-//! `Error`: one enum, one voice. Each message says what was wrong, with what value, what to do, and what state
-//! it leaves behind.
+//! `Error`: one enum, one voice. Each message says what was wrong, with what value, what to do, and what
+//! state it leaves behind.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 

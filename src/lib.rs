@@ -1,5 +1,5 @@
-//! One shared, secure mind for a fleet of load balancers: who is alive, and what each of them knows, over mutual TLS
-//! and QUIC.
+//! One shared, secure mind for a fleet of load balancers: who is alive, and what each of them knows, over
+//! mutual TLS and QUIC.
 //!
 //! # A tour
 //!
@@ -30,7 +30,8 @@
 //! # Ok::<(), phalanx::Error>(())
 //! ```
 //!
-//! [`Cluster`] is the way in; [`Config`] says what can be set; a certificate says who a node is ([`Identity`],
+//! [`Cluster`] is the way in; [`Config`] says what can be set; a certificate says who a node is
+//! ([`Identity`],
 //! [`Authority`]). State is shared as [`SyncableState`] of a [`StateType`], written by
 //! [`Cluster::broadcast`] or offered by a [`StateProvider`].
 

@@ -39,8 +39,8 @@ pub trait StateProvider: Send + Sync + 'static {
             .collect()
     }
 
-    /// Takes over what other nodes wrote and removed: in order, each accepted version once, in batches. A removal is
-    /// a record whose `deleted` is true.
+    /// Takes over what other nodes wrote and removed: in order, each accepted version once, in batches. A
+    /// removal is a record whose `deleted` is true.
     ///
     /// A provider slower than the cluster is handed only the newest version of a key that changed meanwhile.
     fn apply_remote_state(&self, states: Vec<SyncableState>) -> Applied;

@@ -365,8 +365,8 @@ pub enum StateChange {
         /// The record that counted until now.
         old: SyncableState,
     },
-    /// The reader was too slow: so many changes were left out. Ask [`states`](crate::Cluster::states) or watch
-    /// anew.
+    /// The reader was too slow: so many changes were left out. Ask [`states`](crate::Cluster::states) or
+    /// watch anew.
     Lagged {
         /// How many changes were left out.
         missed: u64,

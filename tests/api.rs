@@ -1,5 +1,5 @@
-//! Every function of the original API, on real sockets: one test for each row of the table that says where it went.
-//! Each names the original; what happens when things go wrong is `cluster` and `security`.
+//! Every function of the original API, on real sockets: one test for each row of the table that says where it
+//! went. Each names the original; what happens when things go wrong is `cluster` and `security`.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 

@@ -1,5 +1,5 @@
-//! The life of a cluster on real sockets: starts and stops in every order, members that come and go, state that
-//! follows them, and user code that misbehaves.
+//! The life of a cluster on real sockets: starts and stops in every order, members that come and go, state
+//! that follows them, and user code that misbehaves.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 

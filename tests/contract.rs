@@ -1,5 +1,5 @@
-//! The public API as programs may rely on it: every name with its signature, every type with its traits. It is enough
-//! that this compiles; what the functions do is tested elsewhere.
+//! The public API as programs may rely on it: every name with its signature, every type with its traits. It
+//! is enough that this compiles; what the functions do is tested elsewhere.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 

@@ -1,5 +1,6 @@
-//! Callers that do everything at once, in the wrong order, or from the wrong place; callbacks and providers that call
-//! back; configurations from files and the environment. Nothing hangs, and the cluster goes on serving.
+//! Callers that do everything at once, in the wrong order, or from the wrong place; callbacks and providers
+//! that call back; configurations from files and the environment. Nothing hangs, and the cluster goes on
+//! serving.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 

@@ -1,5 +1,6 @@
-//! Peers that `Authority` would never have made: bare QUIC clients and listeners with a certificate that is wrong in
-//! one way. For each: the code it is told, the counter, the log, and that the cluster goes on serving.
+//! Peers that `Authority` would never have made: bare QUIC clients and listeners with a certificate that is
+//! wrong in one way. For each: the code it is told, the counter, the log, and that the cluster goes on
+//! serving.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 

@@ -1,6 +1,6 @@
 //! Reads the sources and holds the walls that one crate has no compiler for: which way imports go, where the
-//! clock is, how long a file may be, and a few more. Runs nothing of the library. Each check has a test in which
-//! it fires.
+//! clock is, how long a file may be, and a few more. Runs nothing of the library. Each check has a test in
+//! which it fires.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, outside test functions")]
 
@@ -40,7 +40,8 @@ const LINES_MAX: usize = 800;
 const FLOORS: [(&str, [u64; 3]); 3] =
     [("quinn-proto", [0, 11, 19]), ("rustls", [0, 23, 46]), ("rustls-webpki", [0, 103, 16])];
 
-/// Each function of the original API, and ours. `tests/api.rs` has a test for each, under `// original: name`.
+/// Each function of the original API, and ours. `tests/api.rs` has a test for each, under `// original:
+/// name`.
 const ORIGINALS: [(&str, &str); 24] = [
     ("start!", "start"),
     ("stop!", "stop"),

@@ -1,5 +1,5 @@
-//! Makes what a cluster needs on disk: an authority, an identity and a configuration file for each node, and what
-//! the two intruders bring. Starts nothing.
+//! Makes what a cluster needs on disk: an authority, an identity and a configuration file for each node, and
+//! what the two intruders bring. Starts nothing.
 
 use std::{
     collections::BTreeMap,
@@ -45,8 +45,8 @@ impl Certificates {
         self.dir.join(AUTHORITY)
     }
 
-    /// An identity and a configuration file for each node. All of them share one list of seeds, the first two: a
-    /// node's own address in it does no harm.
+    /// An identity and a configuration file for each node. All of them share one list of seeds, the first
+    /// two: a node's own address in it does no harm.
     pub(crate) fn make_nodes(&self, nodes: &[(String, u16)]) -> Result<BTreeMap<String, PathBuf>, Fault> {
         let seeds = seeds(nodes);
         let mut configs = BTreeMap::new();
@@ -62,8 +62,8 @@ impl Certificates {
         Ok(configs)
     }
 
-    /// A stranger: its certificate has the right cluster's name in it, but is of another authority. It trusts both
-    /// authorities, or it would itself turn away from the cluster before that can refuse it.
+    /// A stranger: its certificate has the right cluster's name in it, but is of another authority. It trusts
+    /// both authorities, or it would itself turn away from the cluster before that can refuse it.
     pub(crate) fn make_stranger(&self, id: &str) -> Result<PathBuf, Fault> {
         let other = Authority::generate(self.authority.cluster_name())?;
         let paths = other.issue(&NodeId::new(id)?)?.write_to(self.dir.join(id))?;

@@ -1,5 +1,5 @@
-//! The processes: starts them, hears what they note, ends them. Whatever becomes of this process, none outlives
-//! it: they are killed when the fleet is dropped, and end by themselves when their input does.
+//! The processes: starts them, hears what they note, ends them. Whatever becomes of this process, none
+//! outlives it: they are killed when the fleet is dropped, and end by themselves when their input does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

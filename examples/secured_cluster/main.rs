@@ -1,5 +1,5 @@
-//! A secured cluster, end to end: certificates, separate processes, shared state, a crash, a return, a goodbye,
-//! and two intruders who stay outside. Narrates what it sees and exits 0 only if it saw all of it.
+//! A secured cluster, end to end: certificates, separate processes, shared state, a crash, a return, a
+//! goodbye, and two intruders who stay outside. Narrates what it sees and exits 0 only if it saw all of it.
 //!
 //! ```sh
 //! cargo run --release --example secured_cluster

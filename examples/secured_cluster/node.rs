@@ -1,5 +1,6 @@
-//! One node: a whole program around a `Cluster`. It reads its configuration, serves until it is told to end, tells
-//! every event, and takes a few commands on its input. Under control it tells in JSON lines, else in words.
+//! One node: a whole program around a `Cluster`. It reads its configuration, serves until it is told to end,
+//! tells every event, and takes a few commands on its input. Under control it tells in JSON lines, else in
+//! words.
 
 use std::{
     collections::BTreeSet,

@@ -8,7 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// A note, and when: microseconds since 1970. All processes are on one machine, so their times can be compared.
+/// A note, and when: microseconds since 1970. All processes are on one machine, so their times can be
+/// compared.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Line {
     pub(crate) at: u64,

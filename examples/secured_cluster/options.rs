@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-/// The port of the first node; the next ones follow it. Below the range from which systems pick ports themselves.
+/// The port of the first node; the next ones follow it. Below the range from which systems pick ports
+/// themselves.
 pub(crate) const FIRST_PORT: u16 = 7946;
 
 pub(crate) const USAGE: &str = "\

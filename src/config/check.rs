@@ -1,5 +1,5 @@
-//! Every fault of a `Config` at once, and what is left when there is none: addresses parsed, the id known, the
-//! identity loaded. Reads certificate files and nothing else; resolves no name, asks no clock.
+//! Every fault of a `Config` at once, and what is left when there is none: addresses parsed, the id known,
+//! the identity loaded. Reads certificate files and nothing else; resolves no name, asks no clock.
 
 use std::{
     fmt::Display,

@@ -1,5 +1,5 @@
-//! Where a `Config` comes from: TOML and `PHALANX_*` variables. Judges form only, key by key; whether the values
-//! make sense together is `check`'s business.
+//! Where a `Config` comes from: TOML and `PHALANX_*` variables. Judges form only, key by key; whether the
+//! values make sense together is `check`'s business.
 
 use std::{
     collections::BTreeMap,
@@ -92,8 +92,8 @@ enum Given {
 }
 
 impl Config {
-    /// Reads the table `[cluster]` of a TOML text; other tables are left to others. Relative paths stay as they
-    /// are, and the environment has no say.
+    /// Reads the table `[cluster]` of a TOML text; other tables are left to others. Relative paths stay as
+    /// they are, and the environment has no say.
     ///
     /// The values are checked later, by [`Cluster::new`](crate::Cluster::new).
     ///
@@ -118,8 +118,8 @@ impl Config {
     /// Paths in the file are relative to the file, paths in variables to the working directory.
     ///
     /// # Errors
-    /// [`Error::File`] if the file cannot be read, is over 1 MiB or is not UTF-8; [`Error::Config`] with every
-    /// fault of the file and the environment.
+    /// [`Error::File`] if the file cannot be read, is over 1 MiB or is not UTF-8; [`Error::Config`] with
+    /// every fault of the file and the environment.
     ///
     /// # Examples
     /// ```

@@ -21,13 +21,14 @@ use crate::Identity;
 /// The settings of a node.
 ///
 /// Three of them every cluster sets: [`enabled`](Self::enabled), [`seeds`](Self::seeds), and who the node is:
-/// [`tls`](Self::tls) or [`identity`](Self::identity). The rest has defaults that suit a fleet in one or a few
-/// data centres.
+/// [`tls`](Self::tls) or [`identity`](Self::identity). The rest has defaults that suit a fleet in one or a
+/// few data centres.
 ///
-/// In a file the settings stand in the table `[cluster]`, under the names that serde uses too: kebab-case, and
-/// intervals as whole milliseconds (`gossip-interval-ms`). Environment variables go over the file:
+/// In a file the settings stand in the table `[cluster]`, under the names that serde uses too: kebab-case,
+/// and intervals as whole milliseconds (`gossip-interval-ms`). Environment variables go over the file:
 /// `PHALANX_BIND_PORT`, `PHALANX_TLS_CA`, `PHALANX_SEEDS` (separated by commas), `PHALANX_TAGS`
-/// (`rack=r1,model=x`). [`Cluster::new`](crate::Cluster::new) checks the values and reports every fault at once.
+/// (`rack=r1,model=x`). [`Cluster::new`](crate::Cluster::new) checks the values and reports every fault at
+/// once.
 ///
 /// # Examples
 /// ```
@@ -61,8 +62,8 @@ pub struct Config {
     /// The node's id, or `"auto"`: the id in its certificate. Default: `"auto"`.
     ///
     /// An id written here must be the certificate's; write it where a swapped certificate should stop the
-    /// start. With a certificate shared by many nodes (`tls.shared-certificate`), `"auto"` makes a new UUID at
-    /// each start, so a restarted node is a new one to its peers; write an id to avoid that.
+    /// start. With a certificate shared by many nodes (`tls.shared-certificate`), `"auto"` makes a new UUID
+    /// at each start, so a restarted node is a new one to its peers; write an id to avoid that.
     pub node_id: String,
 
     /// The address the node's socket is bound to. Default: `0.0.0.0`, every IPv4 address of the host.
@@ -79,17 +80,17 @@ pub struct Config {
     /// Where a starting node finds others: `ip:port`, `[ipv6]:port` or `host:port`. Default: none, which
     /// starts a cluster of its own.
     ///
-    /// Two or three that rarely move are enough: any one that answers names all members. Each is resolved anew
-    /// and tried now and then for the node's whole life, so that halves of a cluster which lost sight of one
-    /// another meet again; more seeds cost a few packets a minute each. The node's own address may be among
-    /// them, so that all nodes can share one list.
+    /// Two or three that rarely move are enough: any one that answers names all members. Each is resolved
+    /// anew and tried now and then for the node's whole life, so that halves of a cluster which lost sight of
+    /// one another meet again; more seeds cost a few packets a minute each. The node's own address may be
+    /// among them, so that all nodes can share one list.
     pub seeds: Vec<String>,
 
     /// How often news is gossiped. Unit: whole milliseconds, 1 to a day. Default: 200 ms.
     ///
-    /// News spreads at once through the delegation tree; gossip finds who was missed. A shorter interval mends
-    /// losses sooner and costs each node `gossip-fanout` packets an interval while there is news; a longer one
-    /// delays the repair of a lost packet. Touch it on links that lose much.
+    /// News spreads at once through the delegation tree; gossip finds who was missed. A shorter interval
+    /// mends losses sooner and costs each node `gossip-fanout` packets an interval while there is news; a
+    /// longer one delays the repair of a lost packet. Touch it on links that lose much.
     #[serde(rename = "gossip-interval-ms", with = "millis")]
     pub gossip_interval: Duration,
 
@@ -102,8 +103,8 @@ pub struct Config {
     /// How often everything is compared with one random peer. Unit: whole milliseconds, 1 to a day. Default:
     /// 10,000 ms.
     ///
-    /// A comparison of equal nodes costs under 200 bytes each way, whatever they hold. Shorter bounds how long
-    /// a difference can last when all else failed; longer saves little.
+    /// A comparison of equal nodes costs under 200 bytes each way, whatever they hold. Shorter bounds how
+    /// long a difference can last when all else failed; longer saves little.
     #[serde(rename = "push-pull-interval-ms", with = "millis")]
     pub push_pull_interval: Duration,
 
@@ -142,8 +143,8 @@ pub struct Config {
     /// The longest a node waits for the answer before it asks others to try. Unit: whole milliseconds, less
     /// than `ping-interval-ms`. Default: 500 ms.
     ///
-    /// On a path whose round trip is known the wait is shorter by itself. Raise it only if the slowest path is
-    /// slower than this; too short makes indirect probes the rule, too long leaves them no time.
+    /// On a path whose round trip is known the wait is shorter by itself. Raise it only if the slowest path
+    /// is slower than this; too short makes indirect probes the rule, too long leaves them no time.
     #[serde(rename = "ping-timeout-ms", with = "millis")]
     pub ping_timeout: Duration,
 
@@ -154,22 +155,22 @@ pub struct Config {
     pub ping_req_count: usize,
 
     /// How long a suspected member has to prove itself, as a factor: the shortest wait is this times
-    /// `max(1, log10 of the cluster's size)` times `ping-interval-ms`, the longest six times that. Unit: none,
-    /// 1 to 100. Default: 3.
+    /// `max(1, log10 of the cluster's size)` times `ping-interval-ms`, the longest six times that. Unit:
+    /// none, 1 to 100. Default: 3.
     ///
     /// Higher buries fewer nodes that only paused and reports real deaths later; lower the opposite.
     pub suspicion_mult: u32,
 
     /// Whether to find crashes in about a second instead of about seven. Default: `false`.
     ///
-    /// It sets `ping-interval-ms` to 200, `ping-timeout-ms` to 100 and `suspicion-mult` to 1, so leave these three
-    /// alone. It costs five times the probes, whatever the cluster's size. Set it on all nodes or on none, where
-    /// round trips stay well below 100 ms; docs/experiments/corroboration.md shows what it does under loss and
-    /// beside nodes that stand still.
+    /// It sets `ping-interval-ms` to 200, `ping-timeout-ms` to 100 and `suspicion-mult` to 1, so leave these
+    /// three alone. It costs five times the probes, whatever the cluster's size. Set it on all nodes or on
+    /// none, where round trips stay well below 100 ms; docs/experiments/corroboration.md shows what it does
+    /// under loss and beside nodes that stand still.
     pub fast_detection: bool,
 
-    /// Whether this node publishes and keeps backends' health. Default: `true`. Without it, records of the type
-    /// cost this node nothing; the others are not disturbed. The same holds for the next three.
+    /// Whether this node publishes and keeps backends' health. Default: `true`. Without it, records of the
+    /// type cost this node nothing; the others are not disturbed. The same holds for the next three.
     pub sync_health: bool,
 
     /// Whether this node publishes and keeps circuit breakers. Default: `true`.
@@ -197,13 +198,13 @@ pub struct Config {
     /// How long the mark of a deleted record is kept. Unit: whole milliseconds, 1 to a year. Default:
     /// 86,400,000 ms, a day.
     ///
-    /// A node that was away for longer may bring back a value that was deleted meanwhile. Longer costs memory for
-    /// every deletion.
+    /// A node that was away for longer may bring back a value that was deleted meanwhile. Longer costs memory
+    /// for every deletion.
     #[serde(rename = "tombstone-ttl-ms", with = "millis")]
     pub tombstone_ttl: Duration,
 
-    /// Up to so many peers every one has a standing connection; in a larger cluster each node keeps this many,
-    /// least recently used first out. Unit: connections, 1 to 65,536. Default: 512.
+    /// Up to so many peers every one has a standing connection; in a larger cluster each node keeps this
+    /// many, least recently used first out. Unit: connections, 1 to 65,536. Default: 512.
     ///
     /// More saves handshakes in clusters beyond the number and costs memory and one keep-alive packet each 10
     /// seconds for each connection.

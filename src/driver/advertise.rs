@@ -1,5 +1,5 @@
-//! Where peers are told to reach a node that is bound to every address of its host: the address from which the
-//! host would reach the first seed, or anybody. Asks the routing table; sends nothing, resolves no name.
+//! Where peers are told to reach a node that is bound to every address of its host: the address from which
+//! the host would reach the first seed, or anybody. Asks the routing table; sends nothing, resolves no name.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -7,9 +7,9 @@ use crate::config::Seed;
 
 /// The address to advertise for a socket bound to `bound`.
 ///
-/// If that is every address of the host: the one from which it would reach the first seed on another host, else a
-/// seed on this host, else from which it would leave by its default route, else the loopback. Seeds given by name
-/// have no say: to resolve one may take longer than a start should.
+/// If that is every address of the host: the one from which it would reach the first seed on another host,
+/// else a seed on this host, else from which it would leave by its default route, else the loopback. Seeds
+/// given by name have no say: to resolve one may take longer than a start should.
 pub(super) fn reachable(bound: SocketAddr, seeds: &[Seed]) -> SocketAddr {
     if !bound.ip().is_unspecified() {
         return bound;

@@ -1,5 +1,5 @@
-//! The clocks and the entropy: the only file that reads them, so that everything else can be replayed. Decides
-//! nothing.
+//! The clocks and the entropy: the only file that reads them, so that everything else can be replayed.
+//! Decides nothing.
 
 #![expect(clippy::disallowed_methods, reason = "this is the one place where time and chance enter")]
 

@@ -1,5 +1,5 @@
-//! Who is told what happens, and on which thread. A callback has a thread of its own and a bounded queue, a stream
-//! a bounded queue: whatever a reader does, it harms no one else. Knows no rule of the protocol.
+//! Who is told what happens, and on which thread. A callback has a thread of its own and a bounded queue, a
+//! stream a bounded queue: whatever a reader does, it harms no one else. Knows no rule of the protocol.
 
 use std::{
     collections::BTreeMap,
@@ -110,8 +110,8 @@ impl Subscribers {
         write(&self.readers).remove(&id)
     }
 
-    /// Has a thread serve the callback; if the system gives none, the next event tries again, and what does not
-    /// fit meanwhile is counted as missed.
+    /// Has a thread serve the callback; if the system gives none, the next event tries again, and what does
+    /// not fit meanwhile is counted as missed.
     fn start_thread(&self, subscriber: &Arc<Subscriber>) {
         if subscriber.has_thread.swap(true, SeqCst) {
             return;
@@ -178,8 +178,8 @@ impl fmt::Debug for Subscription {
     }
 }
 
-/// What happens in the cluster, as a stream: see [`Cluster::events`](crate::Cluster::events). Ends when the last
-/// handle of the cluster is gone.
+/// What happens in the cluster, as a stream: see [`Cluster::events`](crate::Cluster::events). Ends when the
+/// last handle of the cluster is gone.
 #[must_use = "a stream that is not polled tells nothing"]
 pub struct EventStream {
     subscribers: Arc<Subscribers>,
@@ -242,7 +242,8 @@ impl Watchers {
         }
     }
 
-    /// A stream that begins with `present`. Whoever asks holds the core's lock, or a change could come between.
+    /// A stream that begins with `present`. Whoever asks holds the core's lock, or a change could come
+    /// between.
     pub(crate) fn watch(
         self: &Arc<Self>,
         state_type: &StateType,
@@ -266,8 +267,8 @@ impl Watchers {
     }
 }
 
-/// The records of a type, then every change: see [`Cluster::watch`](crate::Cluster::watch). Ends when the last
-/// handle of the cluster is gone.
+/// The records of a type, then every change: see [`Cluster::watch`](crate::Cluster::watch). Ends when the
+/// last handle of the cluster is gone.
 #[must_use = "a stream that is not polled tells nothing"]
 pub struct StateStream {
     watchers: Arc<Watchers>,

@@ -1,5 +1,5 @@
-//! The end of the node's own certificate: told in time, and once more when it has come. Renews nothing, and never
-//! stops the node: peers that are connected do that by themselves.
+//! The end of the node's own certificate: told in time, and once more when it has come. Renews nothing, and
+//! never stops the node: peers that are connected do that by themselves.
 
 use std::{
     sync::Weak,

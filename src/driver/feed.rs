@@ -1,5 +1,5 @@
-//! A bounded queue from the protocol to one reader, who may be slow: what does not fit is left out and counted,
-//! and the reader is told the exact number where the gap is. Never blocks the one who pushes.
+//! A bounded queue from the protocol to one reader, who may be slow: what does not fit is left out and
+//! counted, and the reader is told the exact number where the gap is. Never blocks the one who pushes.
 
 use std::{
     collections::VecDeque,

@@ -1,6 +1,6 @@
-//! One life of a node, from `start` to `stop`: the core behind its lock, the transport, the tasks. Every input
-//! goes through `step`, which performs what comes of it before it lets go of the lock, so effects keep their
-//! order. Nothing in here blocks while the lock is held.
+//! One life of a node, from `start` to `stop`: the core behind its lock, the transport, the tasks. Every
+//! input goes through `step`, which performs what comes of it before it lets go of the lock, so effects keep
+//! their order. Nothing in here blocks while the lock is held.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -393,8 +393,8 @@ impl Core {
     }
 }
 
-/// Tells the driver that the runtime has dropped the task, though it may never have run: without tasks there is no
-/// life.
+/// Tells the driver that the runtime has dropped the task, though it may never have run: without tasks there
+/// is no life.
 struct Orphan(Weak<Life>);
 
 impl Drop for Orphan {

@@ -1,8 +1,8 @@
 //! The only place where clock, entropy, sockets, threads and the core meet. Holds no rule of the protocol.
 //!
 //! `life` from start to stop: core, transport, tasks · `clock` time and chance · `seeds` who is asked for the
-//! cluster · `advertise` where peers reach this node · `expiry` the end of its certificate · `events`, `providers`
-//! threads for user code · `feed` their queues · `view` what readers are shown
+//! cluster · `advertise` where peers reach this node · `expiry` the end of its certificate · `events`,
+//! `providers` threads for user code · `feed` their queues · `view` what readers are shown
 //!
 //! This file holds what outlives a life, and sees to it that there is one at most.
 
@@ -54,8 +54,8 @@ const STOP_MAX: Duration = Duration::from_secs(4);
 /// How long a stop waits for providers to come back from their last call.
 const REST: Duration = Duration::from_millis(500);
 
-/// A lock that no panic can break: what a panicking thread leaves behind is whole, since everything is checked
-/// before the first change.
+/// A lock that no panic can break: what a panicking thread leaves behind is whole, since everything is
+/// checked before the first change.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -317,8 +317,8 @@ impl Driver {
         Some(turn)
     }
 
-    /// Has the leave spread on the life's own runtime, and the end come from a thread: neither a dropped future
-    /// nor a runtime that is gone or stands still can keep a stop from ending.
+    /// Has the leave spread on the life's own runtime, and the end come from a thread: neither a dropped
+    /// future nor a runtime that is gone or stands still can keep a stop from ending.
     fn close_down(self: &Arc<Self>, turn: u64, life: Arc<Life>) {
         let (alive, gone) = mpsc::channel::<()>();
         let leaving = Arc::clone(&life);

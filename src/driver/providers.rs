@@ -1,5 +1,5 @@
-//! The user's providers, each on a thread of its own: a bounded queue in, records out. One that blocks delays only
-//! itself, one that panics is called again. Never calls a provider under a lock.
+//! The user's providers, each on a thread of its own: a bounded queue in, records out. One that blocks delays
+//! only itself, one that panics is called again. Never calls a provider under a lock.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -16,8 +16,8 @@ use crate::{
     wire::limits,
 };
 
-/// From so many waiting records on, a newer version of a key that waits takes the place of the older one. Below
-/// it a provider hears every version; beyond it the queue is no longer than the provider has keys.
+/// From so many waiting records on, a newer version of a key that waits takes the place of the older one.
+/// Below it a provider hears every version; beyond it the queue is no longer than the provider has keys.
 const PENDING_MAX: usize = 4_096;
 /// How many of a provider's own records are handed to the core under one lock.
 const OFFER_LEN: usize = 1_000;
@@ -29,8 +29,8 @@ pub(super) struct Providers {
 }
 
 impl Providers {
-    /// Takes a provider in. `known` is asked once its place is sure, so whoever calls holds the core's lock, or a
-    /// record could come twice or never.
+    /// Takes a provider in. `known` is asked once its place is sure, so whoever calls holds the core's lock,
+    /// or a record could come twice or never.
     pub(super) fn register(
         &self,
         worker: Worker,
@@ -347,7 +347,8 @@ struct Pending {
     records: VecDeque<SyncableState>,
     /// How many have been taken out: a record's place in the queue is its number less this.
     taken: u64,
-    /// The number of the newest waiting record of each register; kept only while more than `PENDING_MAX` wait.
+    /// The number of the newest waiting record of each register; kept only while more than `PENDING_MAX`
+    /// wait.
     newest: HashMap<(String, Option<NodeId>), u64>,
 }
 

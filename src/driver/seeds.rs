@@ -1,6 +1,6 @@
-//! Seeds: addresses that are asked for the cluster for the node's whole life, so that halves which lost sight of
-//! one another meet again. Each is resolved anew at every try. Knows no member; who answers is the transport's
-//! word.
+//! Seeds: addresses that are asked for the cluster for the node's whole life, so that halves which lost sight
+//! of one another meet again. Each is resolved anew at every try. Knows no member; who answers is the
+//! transport's word.
 
 use std::{
     collections::BTreeSet,

@@ -1,5 +1,5 @@
-//! Whole nodes, certificates and QUIC included, on a network in memory and paused time: seconds of the protocol cost
-//! no waiting. What needs the system's sockets is in `tests/`.
+//! Whole nodes, certificates and QUIC included, on a network in memory and paused time: seconds of the
+//! protocol cost no waiting. What needs the system's sockets is in `tests/`.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

@@ -69,8 +69,8 @@ pub struct Synced {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Explanation {
-    /// The node as [`Cluster::all_nodes`](crate::Cluster::all_nodes) shows it: status, epoch, incarnation, when
-    /// it was last heard.
+    /// The node as [`Cluster::all_nodes`](crate::Cluster::all_nodes) shows it: status, epoch, incarnation,
+    /// when it was last heard.
     pub node: NodeInfo,
     /// Who accuses it and since when, when it was last heard, why its status changed.
     pub member: MemberExplanation,
@@ -108,7 +108,8 @@ pub struct ConnectionInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CloseInfo {
-    /// The close code: 0 unspecified (a crash), 1 left, 0x12 no longer trusted …; 0x100 and more are TLS alerts.
+    /// The close code: 0 unspecified (a crash), 1 left, 0x12 no longer trusted …; 0x100 and more are TLS
+    /// alerts.
     pub code: u64,
     /// The code's name.
     pub name: &'static str,

@@ -1,5 +1,5 @@
-//! A private certificate authority: makes its own root, issues identities, revokes them. Holds the one key that
-//! guards a cluster, and nothing of a running node; a node never needs it.
+//! A private certificate authority: makes its own root, issues identities, revokes them. Holds the one key
+//! that guards a cluster, and nothing of a running node; a node never needs it.
 
 use std::{
     fmt, fs,
@@ -148,8 +148,8 @@ impl Authority {
     /// Reads an authority that [`Authority::write_to`] wrote: `ca.pem`, `ca.key` and `crl.pem` in `dir`.
     ///
     /// # Errors
-    /// [`Error::File`] if one of them cannot be read, [`Error::Identity`] if it holds something else, if they do
-    /// not belong together, or if others than its owner may read the key.
+    /// [`Error::File`] if one of them cannot be read, [`Error::Identity`] if it holds something else, if they
+    /// do not belong together, or if others than its owner may read the key.
     ///
     /// # Examples
     /// See [`Authority`].
@@ -189,12 +189,12 @@ impl Authority {
         Ok(Self { cluster, certificate, not_after: facts.not_after, issuer, revocations })
     }
 
-    /// Writes the authority into `dir`, which is made if it is missing: `ca.pem`, `crl.pem`, and `ca.key`, which
-    /// only the owner may read. Each file is replaced at once; whoever reads meanwhile finds one whole.
+    /// Writes the authority into `dir`, which is made if it is missing: `ca.pem`, `crl.pem`, and `ca.key`,
+    /// which only the owner may read. Each file is replaced at once; whoever reads meanwhile finds one whole.
     ///
     /// # Errors
-    /// [`Error::File`] if the directory cannot be written; [`Error::Identity`] if it holds another authority, or
-    /// a newer revocation list of this one. Nothing was written then.
+    /// [`Error::File`] if the directory cannot be written; [`Error::Identity`] if it holds another authority,
+    /// or a newer revocation list of this one. Nothing was written then.
     ///
     /// # Examples
     /// See [`Authority`].
@@ -203,7 +203,8 @@ impl Authority {
         let revocations = self.revocations();
         self.refuse_to_destroy(dir, &revocations)?;
         let drafts = [
-            // The key first: a certificate without its key would be lost, a key without a certificate is not used.
+            // The key first: a certificate without its key would be lost, a key without a certificate is not
+            // used.
             Draft { name: "ca.key", bytes: self.issuer.key().serialize_pem().into_bytes(), secret: true },
             Draft { name: "crl.pem", bytes: revocations.pem(), secret: false },
             Draft { name: "ca.pem", bytes: self.ca_pem(), secret: false },
@@ -292,8 +293,8 @@ impl Authority {
         self.issue_named(Some(node.clone()), validity)
     }
 
-    /// Issues an identity that several nodes may share, for 90 days, where `tls.shared-certificate` is on. None
-    /// of them can be told from another, nor be revoked alone.
+    /// Issues an identity that several nodes may share, for 90 days, where `tls.shared-certificate` is on.
+    /// None of them can be told from another, nor be revoked alone.
     ///
     /// # Errors
     /// As [`Authority::issue`].
@@ -321,7 +322,8 @@ impl Authority {
         self.issue_as(&SpiffeName { cluster: self.cluster.clone(), node }, validity)
     }
 
-    /// Issues an identity for whatever name, of another cluster too: what peers must refuse is made so in tests.
+    /// Issues an identity for whatever name, of another cluster too: what peers must refuse is made so in
+    /// tests.
     pub(crate) fn issue_as(&self, name: &SpiffeName, validity: Validity) -> Result<Identity, Error> {
         let mut params = parameters(validity)?;
         params.distinguished_name = DistinguishedName::new();
@@ -350,8 +352,8 @@ impl Authority {
     /// Revokes an identity: its certificate is on the authority's list from now on. Peers refuse it once they
     /// have that list ([`Authority::crl_pem`], [`Identity::with_crl_pem`]). To revoke twice changes nothing.
     ///
-    /// The list's number grows with each revocation and never falls behind the wall clock, so that even a list
-    /// begun anew is newer than the old one.
+    /// The list's number grows with each revocation and never falls behind the wall clock, so that even a
+    /// list begun anew is newer than the old one.
     ///
     /// # Errors
     /// [`Error::Identity`] if another authority issued the identity. Nothing was revoked then.
@@ -468,8 +470,8 @@ impl Revocations {
     }
 }
 
-/// What every certificate has: rcgen's own defaults are valid from 1975 to 4096, and number a certificate by its
-/// public key.
+/// What every certificate has: rcgen's own defaults are valid from 1975 to 4096, and number a certificate by
+/// its public key.
 fn parameters(validity: Validity) -> Result<CertificateParams, Error> {
     if validity.not_after < validity.not_before {
         return Err(fault("validity", "it ends before it begins", "exchange its two ends"));
@@ -484,8 +486,8 @@ fn parameters(validity: Validity) -> Result<CertificateParams, Error> {
     Ok(params)
 }
 
-/// A name of its own for every authority: webpki finds an issuer by name, so two of one name would be confused
-/// while a cluster moves from one to the other.
+/// A name of its own for every authority: webpki finds an issuer by name, so two of one name would be
+/// confused while a cluster moves from one to the other.
 fn distinguished_name() -> Result<DistinguishedName, Error> {
     let tag = x509::hex(&random::<8>()?);
     let mut name = DistinguishedName::new();

@@ -1,5 +1,5 @@
-//! Files of an identity: read only what is a plain file of bounded size, and a key only if nobody else can read
-//! it; written whole or not at all. Knows nothing of what the files hold.
+//! Files of an identity: read only what is a plain file of bounded size, and a key only if nobody else can
+//! read it; written whole or not at all. Knows nothing of what the files hold.
 
 use std::{
     fs::{self, File, Metadata},
@@ -91,8 +91,8 @@ fn refuse_open_mode(_: &Path, _: &str, _: &Metadata) -> Result<(), Error> {
 
 /// What is wrong with the mode of a key file, if anything is.
 ///
-/// Only the owner may have access; but a key that root owns may be readable to its group (0640, 0440), as secret
-/// stores hand out keys to services that way.
+/// Only the owner may have access; but a key that root owns may be readable to its group (0640, 0440), as
+/// secret stores hand out keys to services that way.
 #[cfg(unix)]
 fn mode_fault(mode: u32, uid: u32) -> Option<String> {
     let allowed = if uid == 0 { 0o740 } else { 0o700 };

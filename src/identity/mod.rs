@@ -1,6 +1,6 @@
-//! Who this node is, and whom it lets in: `Identity` (here), the CA that makes them (`authority`), the name in a
-//! certificate (`spiffe`), whether a peer's chain may enter (`trust`), signatures on claims (`signer`). Below
-//! them: `file`, `pem`, `x509`, `crl`. Never touches a socket, and shows a key to nobody.
+//! Who this node is, and whom it lets in: `Identity` (here), the CA that makes them (`authority`), the name
+//! in a certificate (`spiffe`), whether a peer's chain may enter (`trust`), signatures on claims (`signer`).
+//! Below them: `file`, `pem`, `x509`, `crl`. Never touches a socket, and shows a key to nobody.
 
 #[cfg(feature = "authority")]
 mod authority;
@@ -93,15 +93,15 @@ pub struct Paths {
 }
 
 impl Identity {
-    /// Reads an identity from three PEM files: the certificate authorities' certificates, the node's certificate
-    /// chain, and its private key.
+    /// Reads an identity from three PEM files: the certificate authorities' certificates, the node's
+    /// certificate chain, and its private key.
     ///
-    /// On Unix nobody but its owner may have access to the key file; one that root owns may also be readable to
-    /// its group.
+    /// On Unix nobody but its owner may have access to the key file; one that root owns may also be readable
+    /// to its group.
     ///
     /// # Errors
-    /// [`Error::File`] if a file cannot be read, [`Error::Identity`] if it holds something else or the three do
-    /// not belong together. Both name the file and what to do. An expired certificate is no error here; a
+    /// [`Error::File`] if a file cannot be read, [`Error::Identity`] if it holds something else or the three
+    /// do not belong together. Both name the file and what to do. An expired certificate is no error here; a
     /// cluster does not start with one.
     ///
     /// # Examples
@@ -166,8 +166,8 @@ impl Identity {
     /// A certificate on its issuer's list is refused; an authority without a list revokes nothing.
     ///
     /// # Errors
-    /// [`Error::Identity`] if the text holds no list, one that none of the identity's authorities signed, or only
-    /// one older than what the identity has already.
+    /// [`Error::Identity`] if the text holds no list, one that none of the identity's authorities signed, or
+    /// only one older than what the identity has already.
     ///
     /// # Examples
     /// ```
@@ -258,15 +258,16 @@ impl Identity {
         self.own.not_before
     }
 
-    /// Writes `ca.pem`, `cert.pem`, `key.pem` and, if the identity has revocation lists, `crl.pem` into `dir`,
-    /// which is made if it is missing. Only the owner may read the key.
+    /// Writes `ca.pem`, `cert.pem`, `key.pem` and, if the identity has revocation lists, `crl.pem` into
+    /// `dir`, which is made if it is missing. Only the owner may read the key.
     ///
     /// Files of these names are replaced, each at once: whoever reads meanwhile finds the old or the new one
     /// whole. A process killed between two of them may leave a new key beside an old certificate, which
     /// [`Identity::from_pem_files`] refuses.
     ///
     /// # Errors
-    /// [`Error::File`] if the directory cannot be written, [`Error::Identity`] if anyone may replace files in it.
+    /// [`Error::File`] if the directory cannot be written, [`Error::Identity`] if anyone may replace files in
+    /// it.
     ///
     /// # Examples
     /// See [`Identity`].
@@ -356,8 +357,9 @@ impl Identity {
 }
 
 impl Identity {
-    /// Keeps the revocation lists of `current` where this identity has none of its own, so that no reload makes a
-    /// revoked certificate valid again. Those of authorities that it does not trust any more go with them.
+    /// Keeps the revocation lists of `current` where this identity has none of its own, so that no reload
+    /// makes a revoked certificate valid again. Those of authorities that it does not trust any more go with
+    /// them.
     pub(crate) fn with_lists_of(mut self, current: &Self) -> Self {
         for list in &*current.crls {
             // Refused: this identity has a newer one, or its authority is gone.

@@ -1,6 +1,6 @@
-//! PEM text to certificates, keys and revocation lists, and back. The only file that uses rustls-pemfile, which
-//! is unmaintained (RUSTSEC-2025-0134) but part of the given stack; it is a thin shell over rustls-pki-types.
-//! Looks into nothing that it decodes.
+//! PEM text to certificates, keys and revocation lists, and back. The only file that uses rustls-pemfile,
+//! which is unmaintained (RUSTSEC-2025-0134) but part of the given stack; it is a thin shell over
+//! rustls-pki-types. Looks into nothing that it decodes.
 
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls_pemfile::Item;

@@ -1,5 +1,5 @@
-//! Signatures on claims, by the key that the certificate names: made here, checked here. Knows nothing of what is
-//! signed; whoever calls separates its domains.
+//! Signatures on claims, by the key that the certificate names: made here, checked here. Knows nothing of
+//! what is signed; whoever calls separates its domains.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! The name in a certificate: `spiffe://<cluster>/node/<node-id>`, or `spiffe://<cluster>/shared`. Compared byte
-//! for byte: nothing is decoded, folded or normalised, so one name has one spelling.
+//! The name in a certificate: `spiffe://<cluster>/node/<node-id>`, or `spiffe://<cluster>/shared`. Compared
+//! byte for byte: nothing is decoded, folded or normalised, so one name has one spelling.
 
 use std::fmt;
 

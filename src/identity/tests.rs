@@ -1,4 +1,5 @@
-//! Every refusal of a certificate, a key or a list, with its text; and that nothing hostile makes any of it panic.
+//! Every refusal of a certificate, a key or a list, with its text; and that nothing hostile makes any of it
+//! panic.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 

@@ -24,7 +24,8 @@ use super::{
 };
 use crate::{Error, NodeId};
 
-/// The cryptography of every handshake and signature: aws-lc-rs, the post-quantum hybrid X25519MLKEM768 first.
+/// The cryptography of every handshake and signature: aws-lc-rs, the post-quantum hybrid X25519MLKEM768
+/// first.
 ///
 /// Handed to every builder: rustls' process-wide default depends on what else the program links.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
@@ -39,8 +40,8 @@ pub(crate) enum Role {
     Dialled,
     /// The peer dialled us: it is the client.
     Dialler,
-    /// The peer signed a claim that reached us, perhaps long ago: either purpose, whatever the time. Whether a
-    /// claim is valid must not depend on when it is checked, or nodes would differ for ever.
+    /// The peer signed a claim that reached us, perhaps long ago: either purpose, whatever the time. Whether
+    /// a claim is valid must not depend on when it is checked, or nodes would differ for ever.
     Signer,
 }
 
@@ -94,8 +95,8 @@ pub(crate) struct Trust {
     provider: Arc<CryptoProvider>,
 }
 
-/// One root. Each is tried with its own lists: webpki looks for a list by the issuer's name alone, and two roots
-/// of one name (an authority with a new key) would be mixed up.
+/// One root. Each is tried with its own lists: webpki looks for a list by the issuer's name alone, and two
+/// roots of one name (an authority with a new key) would be mixed up.
 struct Anchor {
     anchor: TrustAnchor<'static>,
     /// Places in `Trust::crls`.
@@ -229,8 +230,8 @@ impl Trust {
         Err(worst)
     }
 
-    /// As `verify`, for either purpose and whatever the time: where a certificate was not valid at the time tried,
-    /// the next try is at the edge of its validity.
+    /// As `verify`, for either purpose and whatever the time: where a certificate was not valid at the time
+    /// tried, the next try is at the edge of its validity.
     fn verify_signer(
         &self,
         end: &EndEntityCert<'_>,

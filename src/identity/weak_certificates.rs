@@ -1,5 +1,5 @@
-//! Certificates that openssl made (`ecparam` secp224r1, `rsa:1024`, `x509 -sha1`), which rcgen cannot make. Their
-//! keys were thrown away.
+//! Certificates that openssl made (`ecparam` secp224r1, `rsa:1024`, `x509 -sha1`), which rcgen cannot make.
+//! Their keys were thrown away.
 
 pub(super) const CA: &[u8] = b"\
 -----BEGIN CERTIFICATE-----\n\

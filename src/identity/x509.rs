@@ -53,7 +53,8 @@ pub(super) fn facts(der: &CertificateDer<'_>) -> Result<Facts, String> {
 
 /// The URIs among a certificate's names, and whether any name is of a form that cannot be read.
 ///
-/// webpki's list leaves out what is not UTF-8 and ends at what it cannot read, so that a second name could hide.
+/// webpki's list leaves out what is not UTF-8 and ends at what it cannot read, so that a second name could
+/// hide.
 pub(super) fn uris(der: &CertificateDer<'_>) -> Result<(Vec<String>, bool), String> {
     let certificate = parse(der)?;
     let names = certificate

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use tokio::time::Instant;
 
-/// The most addresses watched at once. Beyond it those with a full bucket are forgotten: they have used nothing.
+/// The most addresses watched at once. Beyond it those with a full bucket are forgotten: they have used
+/// nothing.
 const ADDRESSES_MAX: usize = 4_096;
 
 /// So many a second, so many at once.

@@ -1,5 +1,5 @@
-//! Close codes as quinn carries them, and quinn's many ways to lose a connection as one `Closed`. What a peer wrote
-//! is escaped, cut and put on one line here, before anything else sees it.
+//! Close codes as quinn carries them, and quinn's many ways to lose a connection as one `Closed`. What a peer
+//! wrote is escaped, cut and put on one line here, before anything else sees it.
 
 use quinn::{ConnectionError, VarInt};
 

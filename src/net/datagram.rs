@@ -1,4 +1,5 @@
-//! One message to a peer: as a datagram if the path takes it now, else on the peer's message stream. Never waits.
+//! One message to a peer: as a datagram if the path takes it now, else on the peer's message stream. Never
+//! waits.
 
 use std::sync::Arc;
 

@@ -72,8 +72,8 @@ pub(crate) fn server_config(tls: &Arc<Tls>) -> Result<ServerConfig, Error> {
     Ok(config)
 }
 
-/// The keys come from the node's private key, so that after a crash the next process can tell the peers of the
-/// last one that their connections are gone. Both are needed: without the second no reset is ever sent.
+/// The keys come from the node's private key, so that after a crash the next process can tell the peers of
+/// the last one that their connections are gone. Both are needed: without the second no reset is ever sent.
 pub(crate) fn endpoint_config(identity: &Identity) -> EndpointConfig {
     let mut reset = [0; 32];
     let mut ids = [0; 8];
@@ -120,8 +120,9 @@ impl HmacKey for ResetKey {
     }
 }
 
-/// The node's socket. Can be closed under quinn, which otherwise keeps it until the last connection has drained;
-/// and an error of the system ends neither the endpoint nor a core (quinn's own socket retries in a busy loop).
+/// The node's socket. Can be closed under quinn, which otherwise keeps it until the last connection has
+/// drained; and an error of the system ends neither the endpoint nor a core (quinn's own socket retries in a
+/// busy loop).
 pub(crate) struct Socket {
     live: ArcSwapOption<Live>,
     address: SocketAddr,

@@ -1,6 +1,6 @@
-//! Admission: who may enter, and as whom. In TLS 1.3 a dialler's handshake ends before its certificate was judged,
-//! so a connection counts only after a hello on its first stream was answered with a welcome. Both are an
-//! `Introduction`; a refusal is a close with a code and a reason, which both sides log.
+//! Admission: who may enter, and as whom. In TLS 1.3 a dialler's handshake ends before its certificate was
+//! judged, so a connection counts only after a hello on its first stream was answered with a welcome. Both
+//! are an `Introduction`; a refusal is a close with a code and a reason, which both sides log.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

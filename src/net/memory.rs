@@ -1,5 +1,5 @@
-//! A network in memory for whole transports on paused time: latency, loss, duplicates, a path MTU and partitions,
-//! all from one seed. Test only.
+//! A network in memory for whole transports on paused time: latency, loss, duplicates, a path MTU and
+//! partitions, all from one seed. Test only.
 
 use std::{
     cell::RefCell,

@@ -1,8 +1,10 @@
-//! Bytes to and from a `NodeId` over QUIC. Knows connections, streams, datagrams and certificates; knows no rule of
-//! the protocol, decodes the hello and nothing else, and never lets anything of a peer through before its welcome.
+//! Bytes to and from a `NodeId` over QUIC. Knows connections, streams, datagrams and certificates; knows no
+//! rule of the protocol, decodes the hello and nothing else, and never lets anything of a peer through before
+//! its welcome.
 //!
-//! `endpoint` the socket and quinn's settings · `tls` what rustls asks · `hello` admission · `pool` one connection a
-//! peer · `datagram`, `stream` what travels · `close` how it ends · `budget` how much of it · `stats` what was counted
+//! `endpoint` the socket and quinn's settings · `tls` what rustls asks · `hello` admission · `pool` one
+//! connection a peer · `datagram`, `stream` what travels · `close` how it ends · `budget` how much of it ·
+//! `stats` what was counted
 
 mod budget;
 mod close;
@@ -74,8 +76,8 @@ pub(crate) struct NetConfig {
     pub(crate) max_connections: usize,
 }
 
-/// Who is told what happens, on the transport's own tasks; none of these may block. They may call the transport:
-/// it holds no lock meanwhile, and calls back from none of its own functions.
+/// Who is told what happens, on the transport's own tasks; none of these may block. They may call the
+/// transport: it holds no lock meanwhile, and calls back from none of its own functions.
 pub(crate) trait Host: Send + Sync + 'static {
     /// What to say of ourselves to `peer`, now; `None` is a seed whose name is not known yet.
     fn introduce(&self, peer: Option<&NodeId>) -> Introduction;
@@ -129,7 +131,8 @@ pub(crate) struct LinkStats {
     pub(crate) not_after: SystemTime,
 }
 
-/// The transport: a cheap handle. With the last one every task ends and the socket closes, a crash to the peers.
+/// The transport: a cheap handle. With the last one every task ends and the socket closes, a crash to the
+/// peers.
 #[derive(Clone)]
 pub(crate) struct Transport {
     shared: Arc<Shared>,
@@ -257,8 +260,8 @@ impl Transport {
         self.shared.local
     }
 
-    /// Has a connection to the peer made in the background. Ends in `connected` or `dial_failed`; nothing happens if
-    /// one stands or is being dialled.
+    /// Has a connection to the peer made in the background. Ends in `connected` or `dial_failed`; nothing
+    /// happens if one stands or is being dialled.
     pub(crate) fn dial(&self, peer: &NodeId, address: SocketAddr) {
         if lock(&self.shared.pool).begin_dial(peer) {
             let (shared, peer) = (Arc::clone(&self.shared), peer.clone());
@@ -356,7 +359,8 @@ impl Transport {
         self.shared.halt();
     }
 
-    /// Closes every connection (the host hears no `disconnected` of it), waits a second at most until the peers know, ends all tasks and frees the port.
+    /// Closes every connection (the host hears no `disconnected` of it), waits a second at most until the
+    /// peers know, ends all tasks and frees the port.
     pub(crate) async fn shutdown(&self, code: CloseCode, reason: &str) {
         let shared = &self.shared;
         let conns = lock(&shared.pool).stop();

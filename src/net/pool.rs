@@ -1,5 +1,5 @@
-//! One connection a peer: which of two stays, what waits for one, which goes when there are too many. Tells the host
-//! in the order in which things happened, and never while a lock is held.
+//! One connection a peer: which of two stays, what waits for one, which goes when there are too many. Tells
+//! the host in the order in which things happened, and never while a lock is held.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -244,8 +244,8 @@ impl Tell {
 }
 
 impl Shared {
-    /// Takes a connection in, whose peer was found worthy, and settles which of several to one peer stays. The host
-    /// hears of it at the next `tell`.
+    /// Takes a connection in, whose peer was found worthy, and settles which of several to one peer stays.
+    /// The host hears of it at the next `tell`.
     pub(crate) fn admit(
         self: &Arc<Self>,
         conn: &Arc<Conn>,

@@ -17,8 +17,8 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct NetStats {
             $($(#[$doc])+ pub $name: u64,)+
-            /// Connections refused by this node or by the peer before they were admitted, by cause: a close code's
-            /// name (`duplicate-id`) or a TLS alert's (`unknown_ca`).
+            /// Connections refused by this node or by the peer before they were admitted, by cause: a close
+            /// code's name (`duplicate-id`) or a TLS alert's (`unknown_ca`).
             pub refused: BTreeMap<&'static str, u64>,
             /// Connections lost after they were admitted, by cause.
             pub closed: BTreeMap<&'static str, u64>,

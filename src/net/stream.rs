@@ -1,5 +1,5 @@
-//! What travels on bidirectional streams: messages too large for the path, exchanges, echoes. The first byte says
-//! which. Every frame's length is checked before anything is allocated, and everything has a deadline.
+//! What travels on bidirectional streams: messages too large for the path, exchanges, echoes. The first byte
+//! says which. Every frame's length is checked before anything is allocated, and everything has a deadline.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,5 @@
-//! Whole transports against one another and against bad peers, most of them on a network in memory and virtual time.
+//! Whole transports against one another and against bad peers, most of them on a network in memory and
+//! virtual time.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -249,7 +250,8 @@ virtual_time! {
         let validity = Validity { not_before: now - Duration::from_secs(60), not_after: now + Duration::from_secs(3_600) };
         let other = world.authority.issue_as(&SpiffeName { cluster: "core".into(), node: Some(id("bad")) }, validity).unwrap();
         let bad = world.node_as(introduction("bad", 1), config("bad", "core"), &other);
-        // Each side's certificate passes the handshake, and each refuses the other by name, with the same code.
+        // Each side's certificate passes the handshake, and each refuses the other by name, with the same
+        // code.
         world.refused(&server, &bad, "it is of cluster \"edge\", this node of \"core\" (code 0x10)").await;
         until(|| server.transport.counters().refused.contains_key("wrong-cluster")).await;
         let error = server.transport.dial_seed(bad.address()).await.unwrap_err().to_string();

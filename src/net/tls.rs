@@ -143,8 +143,8 @@ impl Verifier {
         let chain: Vec<_> = std::iter::once(leaf).chain(rest).cloned().collect();
         match self.0.trust.load().judge(&chain, role, now) {
             Ok(_) => Ok(()),
-            // Another cluster of the same authority: an alert could not say so. Admission closes the connection
-            // with a code and a reason, before anything the peer says is looked at.
+            // Another cluster of the same authority: an alert could not say so. Admission closes the
+            // connection with a code and a reason, before anything the peer says is looked at.
             Err(rejection) if rejection.kind == RejectionKind::Cluster => Ok(()),
             Err(rejection) => {
                 tracing::debug!(reason = %rejection.reason, "a certificate was refused");

@@ -1,5 +1,6 @@
-//! What is said against a node, by this node's own probes or by others: a hint, never a fact. Starts suspicions,
-//! counts confirmations, and convicts only who did not answer this node's own check (verify before you bury).
+//! What is said against a node, by this node's own probes or by others: a hint, never a fact. Starts
+//! suspicions, counts confirmations, and convicts only who did not answer this node's own check (verify
+//! before you bury).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -225,8 +226,8 @@ impl Protocol {
     }
 
     /// Fail static: where more than half of the members die within one suspicion's longest time, this node is
-    /// likelier to be cut off than they to be dead; it says so and keeps what they said. Called before the table
-    /// shows the death, so that no register goes and comes.
+    /// likelier to be cut off than they to be dead; it says so and keeps what they said. Called before the
+    /// table shows the death, so that no register goes and comes.
     fn note_death(&mut self, now: Now) {
         let window = suspicion::longest(&self.config, self.members.live());
         self.deaths.push_back(now.time);
@@ -243,8 +244,9 @@ impl Protocol {
         }
     }
 
-    /// Nothing from anybody for longer than a suspicion can last: either this node is cut off, or all the others are
-    /// dead. It says so, keeps what they said, and from then on its probes count, or a survivor would wait for ever.
+    /// Nothing from anybody for longer than a suspicion can last: either this node is cut off, or all the
+    /// others are dead. It says so, keeps what they said, and from then on its probes count, or a survivor
+    /// would wait for ever.
     pub(super) fn is_cut_off(&mut self, now: Now) -> bool {
         let members = self.members.live();
         let silent = now.time.since(self.heard) >= suspicion::longest(&self.config, members);
@@ -275,7 +277,8 @@ impl Protocol {
         }
     }
 
-    /// Half of those that were there are there again, or the lost have been forgotten: this node is not cut off.
+    /// Half of those that were there are there again, or the lost have been forgotten: this node is not cut
+    /// off.
     pub(super) fn end_isolation(&mut self, now: Now) {
         let Some(before) = self.isolated else { return };
         if self.is_cut_off(now) {

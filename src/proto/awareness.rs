@@ -1,5 +1,5 @@
-//! Local health (Lifeguard, LHA-Probe): a node that misses what it should have seen doubts itself before others.
-//! Knows no member.
+//! Local health (Lifeguard, LHA-Probe): a node that misses what it should have seen doubts itself before
+//! others. Knows no member.
 
 /// The greatest score: intervals and time-outs are stretched at most ninefold.
 const SCORE_MAX: u32 = 8;

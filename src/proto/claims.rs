@@ -1,5 +1,5 @@
-//! What nodes say of themselves, signed: which claim is believed, what it changes, and how this node makes its own
-//! (epochs, incarnations, refutation). A claim that would change nothing is not verified.
+//! What nodes say of themselves, signed: which claim is believed, what it changes, and how this node makes
+//! its own (epochs, incarnations, refutation). A claim that would change nothing is not verified.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -365,7 +365,8 @@ impl Protocol {
         if mine.body.left || accused < mine.body.incarnation {
             return;
         }
-        // Nobody can have seen a later one than this node's own, and who says so must not drive it to the bound.
+        // Nobody can have seen a later one than this node's own, and who says so must not drive it to the
+        // bound.
         self.refute_above = Some(mine.body.incarnation);
         // At most once a gossip tick, or accusers could make this node sign and spread as fast as they talk.
         let earliest = self.refuted.map_or(Time::ZERO, |last| last + self.config.gossip_interval);

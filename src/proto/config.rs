@@ -1,5 +1,5 @@
-//! What the core is told at its making: plain numbers. The driver makes it from the user's `Config`, which the
-//! core does not know.
+//! What the core is told at its making: plain numbers. The driver makes it from the user's `Config`, which
+//! the core does not know.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -57,8 +57,8 @@ pub(crate) enum Rule {
     LhaSuspicion,
     /// A suspect is told first, on the ping itself (Lifeguard).
     Buddy,
-    /// A probe without any sign of life is void, the direct time-out follows the path, and a late wake-up voids what
-    /// ran.
+    /// A probe without any sign of life is void, the direct time-out follows the path, and a late wake-up
+    /// voids what ran.
     VoidProbes,
     /// A suspecter asks others to look at once.
     Solicit,
@@ -97,8 +97,8 @@ impl ProtocolConfig {
         }
     }
 
-    /// The same node when it is to find a crash in about a second: the numbers behind `fast-detection`. They were
-    /// found by the experiment `corroboration`.
+    /// The same node when it is to find a crash in about a second: the numbers behind `fast-detection`. They
+    /// were found by the experiment `corroboration`.
     pub(crate) fn detecting_fast(self) -> Self {
         Self {
             ping_interval: Duration::from_millis(200),

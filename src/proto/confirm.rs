@@ -1,4 +1,5 @@
-//! Confirmed broadcasts: asks every member whether it holds a record, until all have said so or the time is over.
+//! Confirmed broadcasts: asks every member whether it holds a record, until all have said so or the time is
+//! over.
 
 use std::{collections::BTreeSet, time::Duration};
 

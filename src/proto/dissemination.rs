@@ -1,5 +1,6 @@
-//! Acknowledged delegation: an update goes to a few relays, each with a range of the ring to serve, and a range
-//! that nobody acknowledges goes to another relay. Knows neither claims nor records: it moves parts as they came.
+//! Acknowledged delegation: an update goes to a few relays, each with a range of the ring to serve, and a
+//! range that nobody acknowledges goes to another relay. Knows neither claims nor records: it moves parts as
+//! they came.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,8 +19,8 @@ use crate::{
     },
 };
 
-/// Into how many ranges a range is split. 8 needs fewer levels than 4, and so fewer places to lose something, for
-/// the same bytes.
+/// Into how many ranges a range is split. 8 needs fewer levels than 4, and so fewer places to lose something,
+/// for the same bytes.
 const FAN: usize = 8;
 /// The shortest wait for an acknowledgement.
 const WAIT_MIN: Duration = Duration::from_millis(2);
@@ -29,8 +30,9 @@ const WAIT_UNKNOWN: Duration = Duration::from_millis(50);
 const WAIT_PER: (usize, Duration) = (16 * 1024, Duration::from_millis(1));
 /// How often a range is handed to somebody before it is left to gossip.
 const TRIES_MAX: usize = 5;
-/// Repeats in thousandths that each first hand-off allows, and how many may be saved up. Where more are lost than
-/// that, the cluster is overloaded, and repeating would feed the fire: gossip and push-pull bring the rest.
+/// Repeats in thousandths that each first hand-off allows, and how many may be saved up. Where more are lost
+/// than that, the cluster is overloaded, and repeating would feed the fire: gossip and push-pull bring the
+/// rest.
 const REPEATS_PER_MILLE: u32 = 500;
 const REPEATS_SAVED: u32 = 200;
 /// Hand-offs remembered that somebody else took over: a late acknowledgement still measures its path.
@@ -45,7 +47,8 @@ const BULK_LEN: usize = 32 * 1024;
 const BULK_FROM: usize = 16 * 1024;
 /// Batches that one flush makes at most; the rest follows a batch time later.
 const FLUSH_MAX: usize = 32;
-/// With so many hand-offs not acknowledged yet, nothing new is sent: the newest value of a key waits, not a queue.
+/// With so many hand-offs not acknowledged yet, nothing new is sent: the newest value of a key waits, not a
+/// queue.
 const PENDING_MAX: usize = 4_096;
 /// Acknowledgements in one message at most; a message has fewer parts.
 const TOOK_MAX: usize = 1_024;
@@ -83,8 +86,8 @@ struct Handoff {
     leaf: bool,
 }
 
-/// A batch that was delivered: its origin, epoch and number as the relay told them, and a hash of what it held, since
-/// a relay could tell them of something else.
+/// A batch that was delivered: its origin, epoch and number as the relay told them, and a hash of what it
+/// held, since a relay could tell them of something else.
 type Seen = (NodeId, u64, u64, u64);
 
 /// The dissemination's state.
@@ -156,7 +159,8 @@ impl Protocol {
         self.flush_soon(now);
     }
 
-    /// Sends at once what waits, or, if something has just been sent, a little later with what comes till then.
+    /// Sends at once what waits, or, if something has just been sent, a little later with what comes till
+    /// then.
     pub(super) fn flush_soon(&mut self, now: Now) {
         match self.spreader.flushed {
             Some(flushed) if now.time.since(flushed) < BATCH_TIME => {
@@ -353,8 +357,8 @@ impl Protocol {
         }
     }
 
-    /// Finds who serves a range: a member believed alive, connected if there is one. Suspects get copies but never
-    /// relay.
+    /// Finds who serves a range: a member believed alive, connected if there is one. Suspects get copies but
+    /// never relay.
     fn assign(
         &mut self,
         nodes: &[&Place],
@@ -505,8 +509,8 @@ impl Protocol {
             self.go_on(now);
             return; // it died meanwhile, and nobody else is in the range
         }
-        // Twice as long from the third time on. One loss is no sign that a path is slow, and to wait longer at once
-        // costs the last nodes of a lossy cluster more than all that went before.
+        // Twice as long from the third time on. One loss is no sign that a path is slow, and to wait longer
+        // at once costs the last nodes of a lossy cluster more than all that went before.
         let times = handoff.tried.iter().filter(|id| **id == handoff.to).count();
         handoff.wait = if times > 1 {
             handoff.wait * 2
@@ -520,7 +524,8 @@ impl Protocol {
         self.probe_silent(&silent, now);
     }
 
-    /// Everybody in a range was tried: in turn again, since the last may be dead and the first have lost a packet.
+    /// Everybody in a range was tried: in turn again, since the last may be dead and the first have lost a
+    /// packet.
     fn tried_longest_ago(&self, tried: &[NodeId]) -> Option<NodeId> {
         let last = |id: &NodeId| tried.iter().rposition(|other| other == id);
         let alive = tried

@@ -1,5 +1,5 @@
-//! Gossip, the net below the delegated spread: on each tick a node with news tells a few peers what changed in its
-//! version vector, and who lacks something asks for it. Moves dots and records, decides none.
+//! Gossip, the net below the delegated spread: on each tick a node with news tells a few peers what changed
+//! in its version vector, and who lacks something asks for it. Moves dots and records, decides none.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -186,8 +186,8 @@ impl Protocol {
             && !dots.minus(&self.store.ranges(state_type, source, epoch)).is_empty()
     }
 
-    /// Somebody has written under this node's name, or this node has lost its memory or its clock: it goes on under
-    /// a new epoch, beyond the one that was used.
+    /// Somebody has written under this node's name, or this node has lost its memory or its clock: it goes on
+    /// under a new epoch, beyond the one that was used.
     pub(super) fn flee_impersonation(&mut self, teller: &NodeId, used: u64, now: Now) {
         let latest = now.wall_ms.saturating_add(AHEAD_MAX_MS);
         if used > latest || self.fled.is_some_and(|fled| now.time.since(fled) < Duration::from_secs(1)) {

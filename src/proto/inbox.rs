@@ -1,5 +1,5 @@
-//! Messages from peers: decoded whole before the first change, then handed to the part that knows what to do. Holds
-//! no rule itself.
+//! Messages from peers: decoded whole before the first change, then handed to the part that knows what to do.
+//! Holds no rule itself.
 
 use bytes::Bytes;
 

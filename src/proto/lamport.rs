@@ -4,10 +4,12 @@
 const BEGIN_MS: u64 = 1_577_836_800_000;
 /// How far a version may lie ahead of the wall clock.
 const AHEAD_MS: u64 = 24 * 3_600 * 1_000;
-/// Versions a millisecond: far more than anyone writes, so that the bound never stands in an honest node's way.
+/// Versions a millisecond: far more than anyone writes, so that the bound never stands in an honest node's
+/// way.
 const PER_MS: u64 = 1 << 20;
 
-/// The greatest version that is accepted now. It only loosens with time: what is refused now may be accepted later.
+/// The greatest version that is accepted now. It only loosens with time: what is refused now may be accepted
+/// later.
 pub(crate) const fn bound(wall_ms: u64) -> u64 {
     wall_ms.saturating_sub(BEGIN_MS).saturating_add(AHEAD_MS).saturating_mul(PER_MS)
 }

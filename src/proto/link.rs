@@ -1,5 +1,5 @@
-//! Connections as the core sees them: what is said at their beginning, who may enter, whom to dial and when, and
-//! what their ends tell. A lost connection is evidence that triggers a probe; it never convicts.
+//! Connections as the core sees them: what is said at their beginning, who may enter, whom to dial and when,
+//! and what their ends tell. A lost connection is evidence that triggers a probe; it never convicts.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,7 +18,8 @@ use crate::{
     },
 };
 
-/// Nodes that learn of one another at once must not all dial at once: a handshake costs both about a millisecond.
+/// Nodes that learn of one another at once must not all dial at once: a handshake costs both about a
+/// millisecond.
 const DIAL_SPREAD_PER_MEMBER: Duration = Duration::from_millis(10);
 const DIAL_SPREAD_MAX: Duration = Duration::from_secs(2);
 /// The greater id waits so long for the smaller to dial.
@@ -221,13 +222,14 @@ impl Protocol {
         self.timers.set(Timer::Dial(id.clone()), now.time + back_off + jitter);
     }
 
-    /// In a cluster larger than `max_connections` a node is connected ahead of need to all that stand close to it on
-    /// the ring, and to ever fewer farther away, about as many at each scale. A relay serves a range around its own
-    /// place, whatever its size: so it finds somebody connected in every part of it, where among as many drawn at
-    /// random it would have to dial in most of the small ones, and a lost handshake costs a second.
+    /// In a cluster larger than `max_connections` a node is connected ahead of need to all that stand close
+    /// to it on the ring, and to ever fewer farther away, about as many at each scale. A relay serves a range
+    /// around its own place, whatever its size: so it finds somebody connected in every part of it, where
+    /// among as many drawn at random it would have to dial in most of the small ones, and a lost handshake
+    /// costs a second.
     ///
-    /// Both sides come to the same result. Some 300 of 1,000 and 490 of 10,000 with a limit of 512; the rest of the
-    /// limit is left for probes and gossip.
+    /// Both sides come to the same result. Some 300 of 1,000 and 490 of 10,000 with a limit of 512; the rest
+    /// of the limit is left for probes and gossip.
     pub(crate) fn is_kept_close(&self, place: u64) -> bool {
         let mine = self.members.me().place;
         let distance = mine.wrapping_sub(place).min(place.wrapping_sub(mine));
@@ -250,8 +252,8 @@ impl Protocol {
         }
     }
 
-    /// Now and then a dead member is greeted: so both halves of a healed partition meet. A connection may have
-    /// outlived the partition; then a word on it is enough.
+    /// Now and then a dead member is greeted: so both halves of a healed partition meet. A connection may
+    /// have outlived the partition; then a word on it is enough.
     pub(super) fn greet(&mut self, now: Now) {
         self.timers.set(Timer::Greet, now.time + self.config.push_pull_interval / 4);
         let dead: Vec<_> = self

@@ -1,5 +1,5 @@
-//! Who is known, and what of each: the member table, its hash, and the ring that dissemination walks. Holds no
-//! rule of who wins; that is `claims`, `accuse` and `link`.
+//! Who is known, and what of each: the member table, its hash, and the ring that dissemination walks. Holds
+//! no rule of who wins; that is `claims`, `accuse` and `link`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -123,8 +123,8 @@ impl Member {
     }
 }
 
-/// Which of two claims of one node counts: the later epoch; within it a goodbye, after which nothing follows; then
-/// the greater incarnation.
+/// Which of two claims of one node counts: the later epoch; within it a goodbye, after which nothing follows;
+/// then the greater incarnation.
 pub(crate) fn rank(body: &ClaimBody) -> (u64, bool, u64) {
     (body.epoch, body.left, body.incarnation)
 }
@@ -156,8 +156,8 @@ pub(crate) const MEMBERS_MAX: usize = 65_536;
 pub(crate) struct Members {
     me: NodeId,
     hash_key: (u64, u64),
-    /// Rows are copied when they change, so that the simulator's nodes can begin with the same ones: ten thousand
-    /// tables of ten thousand rows each would not fit.
+    /// Rows are copied when they change, so that the simulator's nodes can begin with the same ones: ten
+    /// thousand tables of ten thousand rows each would not fit.
     table: BTreeMap<NodeId, Arc<Member>>,
     /// The sum of the rows' hashes.
     hash: u64,
@@ -232,7 +232,8 @@ impl Members {
         let (was_live, zone) = (member.is_live(), member.body.zone.clone());
         change(&mut member);
         debug_assert_eq!(member.suspicion.is_some(), member.status == NodeStatus::Suspect, "{id}");
-        // A suspicion moves nobody: to walk all members anew for each would make a burst of them cost n² log n.
+        // A suspicion moves nobody: to walk all members anew for each would make a burst of them cost n² log
+        // n.
         let ring = (member.is_live() == was_live && member.body.zone == zone).then(|| self.ring.take());
         self.insert(member, now);
         self.ring = ring.flatten();
@@ -309,7 +310,8 @@ impl Members {
         self.ring.as_deref().unwrap_or_default()
     }
 
-    /// Hands the ring out for a walk during which the table does not change; [`Members::put_ring`] gives it back.
+    /// Hands the ring out for a walk during which the table does not change; [`Members::put_ring`] gives it
+    /// back.
     pub(crate) fn take_ring(&mut self) -> Vec<Place> {
         self.ring();
         self.ring.take().unwrap_or_default()

@@ -1,10 +1,11 @@
 //! The protocol as a state machine: inputs in, outputs out. No clock, no sockets, no `async`, no order that
 //! depends on a hash map. This file hands over to the parts and holds no rule itself.
 //!
-//! Membership: `claims` what nodes say of themselves · `accuse` what is said against them · `probe` who answers ·
-//! `suspicion`, `awareness`, `schedule` its arithmetic · `link` connections · `members` the table
-//! State: `store` records and which wins · `ranges`, `lamport` its arithmetic · `dissemination` the delegated spread ·
-//! `gossip` the net below it · `reconcile` push-pull · `confirm` who has it · `registers` what counts for readers
+//! Membership: `claims` what nodes say of themselves · `accuse` what is said against them · `probe` who
+//! answers · `suspicion`, `awareness`, `schedule` its arithmetic · `link` connections · `members` the table
+//! State: `store` records and which wins · `ranges`, `lamport` its arithmetic · `dissemination` the delegated
+//! spread · `gossip` the net below it · `reconcile` push-pull · `confirm` who has it · `registers` what
+//! counts for readers
 
 mod accuse;
 mod awareness;

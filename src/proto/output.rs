@@ -13,16 +13,16 @@ use crate::{
 /// Something to be done outside the core.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Output {
-    /// Send a message: as a datagram if it fits the path, else on the peer's message stream. May be lost. To a
-    /// peer that is being dialled it waits, within bounds, until the connection stands.
+    /// Send a message: as a datagram if it fits the path, else on the peer's message stream. May be lost. To
+    /// a peer that is being dialled it waits, within bounds, until the connection stands.
     Send { to: NodeId, bytes: Bytes },
-    /// Have a connection to the peer. Ends in `handle_connected` or `handle_dial_failed`; nothing happens if one
-    /// stands or is being dialled.
+    /// Have a connection to the peer. Ends in `handle_connected` or `handle_dial_failed`; nothing happens if
+    /// one stands or is being dialled.
     Dial { to: NodeId, address: SocketAddr },
     /// Open a bidirectional stream for a sync. Follows only for connected peers.
     OpenStream { to: NodeId, stream: StreamId },
-    /// Send one frame. Once it was handed to the connection, `StreamInput::Sent` comes back: the core never has
-    /// more than a few on their way.
+    /// Send one frame. Once it was handed to the connection, `StreamInput::Sent` comes back: the core never
+    /// has more than a few on their way.
     Frame { stream: StreamId, bytes: Bytes },
     /// No more frames from this side.
     Finish { stream: StreamId },

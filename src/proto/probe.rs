@@ -1,5 +1,6 @@
-//! Probes: is that member there? One cycle is a direct ping, indirect pings through helpers, and a verdict (SWIM
-//! §3.1, Lifeguard); a self-check is the last look before a conviction. Decides nothing on others' word.
+//! Probes: is that member there? One cycle is a direct ping, indirect pings through helpers, and a verdict
+//! (SWIM §3.1, Lifeguard); a self-check is the last look before a conviction. Decides nothing on others'
+//! word.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -392,8 +393,8 @@ impl Protocol {
         }
     }
 
-    /// Tells an accused member, of whom this node has just heard, that it should refute: once a gossip tick, which
-    /// is as often as it does.
+    /// Tells an accused member, of whom this node has just heard, that it should refute: once a gossip tick,
+    /// which is as often as it does.
     pub(super) fn tell_suspect(&mut self, accusation: &Accusation, now: Now) {
         let warned = self.members.get(&accusation.node_id).and_then(|member| member.warned);
         if warned.is_some_and(|warned| now.time.since(warned) < self.config.gossip_interval) {
@@ -406,7 +407,8 @@ impl Protocol {
 
 /// The last look.
 impl Protocol {
-    /// A suspicion is over: pings the suspect once more, and some believed alive, to tell whose fault the silence is.
+    /// A suspicion is over: pings the suspect once more, and some believed alive, to tell whose fault the
+    /// silence is.
     pub(super) fn begin_check(&mut self, suspect: &NodeId, now: Now) {
         if self.checks.contains_key(suspect)
             || self.members.get(suspect).is_none_or(|member| member.status != NodeStatus::Suspect)
@@ -437,7 +439,8 @@ impl Protocol {
             return;
         };
         let sure = if check.asked == 0 {
-            // Nobody is left to ask: of two or three nodes it is the silent one; of more, wait as long as may be.
+            // Nobody is left to ask: of two or three nodes it is the silent one; of more, wait as long as may
+            // be.
             self.members.live() <= 3 || suspicion.ends_at_most() <= now.time
         } else {
             check.answered >= check.asked.min(2)

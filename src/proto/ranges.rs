@@ -1,5 +1,5 @@
-//! Sets of sequence numbers as ascending, disjoint, inclusive ranges that never touch. Knows nothing of what the
-//! numbers mean.
+//! Sets of sequence numbers as ascending, disjoint, inclusive ranges that never touch. Knows nothing of what
+//! the numbers mean.
 
 /// A set of sequence numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,5 +1,6 @@
-//! Push-pull anti-entropy on a bidirectional stream: hashes first, then what each side knows, then what the other
-//! lacks, claims about coverage last (`send`). Both sides run the same steps. Knows nothing of how records win.
+//! Push-pull anti-entropy on a bidirectional stream: hashes first, then what each side knows, then what the
+//! other lacks, claims about coverage last (`send`). Both sides run the same steps. Knows nothing of how
+//! records win.
 
 mod send;
 
@@ -45,9 +46,11 @@ const JOIN_RETRY: Duration = Duration::from_millis(250);
 const SYNCED_WITH: usize = 2;
 /// Vector entries in a frame, about: each has at most some 250 bytes and its ranges.
 const ENTRIES_PER_FRAME: usize = 512;
-/// An entry with so many ranges ends its frame: 512 entries of a few ranges, or one of thousands, stay below 1 MiB.
+/// An entry with so many ranges ends its frame: 512 entries of a few ranges, or one of thousands, stay below
+/// 1 MiB.
 const RANGES_PER_FRAME: usize = 64;
-/// Vector entries that a peer may tell in one exchange, and dots that may be refused in one: more is no honest need.
+/// Vector entries that a peer may tell in one exchange, and dots that may be refused in one: more is no
+/// honest need.
 const ENTRIES_MAX: usize = 1 << 18;
 const REFUSED_MAX: usize = 1 << 16;
 /// Rows of the member table in a frame, each of some 160 bytes at most.

@@ -1,5 +1,5 @@
-//! Shared state as users write and read it: commands go to the store and its effects come out; what a dead node's
-//! registers count for is decided here.
+//! Shared state as users write and read it: commands go to the store and its effects come out; what a dead
+//! node's registers count for is decided here.
 
 use std::collections::BTreeMap;
 
@@ -156,7 +156,8 @@ impl Protocol {
         self.states(state_type).into_iter().filter(|record| record.source_node != self.me).collect()
     }
 
-    /// Whether a register counts: an opinion does so while its owner lives, in the life in which it was given.
+    /// Whether a register counts: an opinion does so while its owner lives, in the life in which it was
+    /// given.
     fn counts(&self, state_type: &StateType, source: &NodeId, epoch: u64) -> bool {
         if !state_type.stops_counting_at_death() {
             return true;

@@ -1,5 +1,5 @@
-//! The shared probe schedule: in each period every node probes another, by an order that all derive alike, so that
-//! with equal views each is probed exactly once. Keeps no state that matters: a cache only.
+//! The shared probe schedule: in each period every node probes another, by an order that all derive alike, so
+//! that with equal views each is probed exactly once. Keeps no state that matters: a cache only.
 
 use std::hash::Hasher as _;
 

@@ -1,8 +1,8 @@
-//! Records and their dots: which wins, what is known, what is forgotten when. The merge is commutative, associative
-//! and idempotent. Knows no peer and sends nothing.
+//! Records and their dots: which wins, what is known, what is forgotten when. The merge is commutative,
+//! associative and idempotent. Knows no peer and sends nothing.
 //!
-//! `table` one type's records and indexes · `own` this node's writes · `outbox` which of them wait · `delta` what
-//! another lacks
+//! `table` one type's records and indexes · `own` this node's writes · `outbox` which of them wait · `delta`
+//! what another lacks
 
 mod delta;
 #[cfg(test)]
@@ -194,7 +194,8 @@ enum Taken {
 
 /// Others' records.
 impl Store {
-    /// Takes a batch: each record is accepted, superseded, known, or refused, and a refused one stays unknown.
+    /// Takes a batch: each record is accepted, superseded, known, or refused, and a refused one stays
+    /// unknown.
     pub(crate) fn merge(&mut self, batch: &RecordBatch, now: Now, effects: &mut Vec<Effect>) -> BatchOutcome {
         let mut outcome = BatchOutcome::default();
         let state_type = StateType::from(&batch.state_type);
@@ -205,7 +206,8 @@ impl Store {
             outcome.refused = batch.records.iter().map(|record| record.seq).collect();
             return outcome;
         }
-        // Nobody else numbers this node's writes; and one of a later life would stand above all it writes in this.
+        // Nobody else numbers this node's writes; and one of a later life would stand above all it writes in
+        // this.
         let own = self.is_own_now(&batch.source, batch.epoch);
         let mut fresh = Vec::new();
         for record in &batch.records {
@@ -284,8 +286,8 @@ impl Store {
             }
     }
 
-    /// Knows the dots of `fresh` from now on, but for those that would make one gap too many: they are refused. All at
-    /// once, since the entry is hashed anew for each change.
+    /// Knows the dots of `fresh` from now on, but for those that would make one gap too many: they are
+    /// refused. All at once, since the entry is hashed anew for each change.
     fn learn(
         &mut self,
         state_type: &StateType,
@@ -328,8 +330,8 @@ impl Store {
         new
     }
 
-    /// A peer's claims, after its whole delta: those dots are known from now on. If it names some of this node's
-    /// present life, or of one to come, that this node did not make: the latest epoch of those.
+    /// A peer's claims, after its whole delta: those dots are known from now on. If it names some of this
+    /// node's present life, or of one to come, that this node did not make: the latest epoch of those.
     pub(crate) fn cover(&mut self, state_type: &StateType, vector: &Vector, now: Now) -> Option<u64> {
         let mut forged = None;
         if self.config.disabled.contains(state_type) {
@@ -404,8 +406,8 @@ impl Store {
         self.expiries.first().map(|(at, ..)| *at)
     }
 
-    /// Records whose time to live is over become tombstones where they stand: under their own dots, so that the
-    /// same happens everywhere without a word.
+    /// Records whose time to live is over become tombstones where they stand: under their own dots, so that
+    /// the same happens everywhere without a word.
     pub(crate) fn expire(&mut self, now: Now, effects: &mut Vec<Effect>) {
         while self.next_expiry().is_some_and(|at| at <= now.time) {
             let Some((_, state_type, key, source)) = self.expiries.pop_first() else { return };

@@ -1,5 +1,5 @@
-//! One accused member: how long it has to refute, and how confirmations shorten that (Lifeguard, LHA-Suspicion).
-//! Decides no death: when the time is over the node checks for itself (`probe`).
+//! One accused member: how long it has to refute, and how confirmations shorten that (Lifeguard,
+//! LHA-Suspicion). Decides no death: when the time is over the node checks for itself (`probe`).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -26,7 +26,8 @@ pub(crate) struct Suspicion {
     pub(crate) held_dead: bool,
 }
 
-/// How long a suspect has at least, among `members` nodes: `suspicion-mult · max(1, log10 n) · ping-interval`.
+/// How long a suspect has at least, among `members` nodes: `suspicion-mult · max(1, log10 n) ·
+/// ping-interval`.
 pub(crate) fn shortest(config: &ProtocolConfig, members: usize) -> Duration {
     if let Some(fixed) = config.suspicion {
         return fixed;
@@ -47,8 +48,8 @@ pub(crate) fn longest(config: &ProtocolConfig, members: usize) -> Duration {
     shortest(config, members) * if config.has(Rule::LhaSuspicion) { BETA } else { 1 }
 }
 
-/// How many confirmations are asked for among `members` nodes: those besides the suspect and the accuser, as far as
-/// they count.
+/// How many confirmations are asked for among `members` nodes: those besides the suspect and the accuser, as
+/// far as they count.
 pub(crate) fn confirmations_needed(config: &ProtocolConfig, members: usize) -> usize {
     members.saturating_sub(2).min(config.confirmations)
 }

@@ -6,8 +6,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// Microseconds since the node was made. For waiting only: order is the Lamport version's business, and people
-/// read the wall clock.
+/// Microseconds since the node was made. For waiting only: order is the Lamport version's business, and
+/// people read the wall clock.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Time(u64);
 

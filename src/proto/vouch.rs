@@ -13,6 +13,7 @@ pub(crate) trait Vouch: Send + Sync {
     /// This node's signature over `message`; `None` if the key refuses, which is logged where it happens.
     fn sign(&self, message: &[u8]) -> Option<Bytes>;
 
-    /// Whether `chain` leads to the cluster's roots, names `node`, and its key made `signature` over `message`.
+    /// Whether `chain` leads to the cluster's roots, names `node`, and its key made `signature` over
+    /// `message`.
     fn verify(&self, node: &NodeId, chain: &[u8], message: &[u8], signature: &[u8]) -> bool;
 }

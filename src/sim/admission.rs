@@ -1,5 +1,5 @@
-//! How connections begin in the virtual network: dials, and what is said before trust, judged on both sides as the
-//! transport does. How they live and end is `network`'s.
+//! How connections begin in the virtual network: dials, and what is said before trust, judged on both sides
+//! as the transport does. How they live and end is `network`'s.
 
 use std::{net::SocketAddr, time::Duration};
 

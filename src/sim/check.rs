@@ -1,5 +1,5 @@
-//! What must hold in every world: safety after each step, agreement once faults have ended. Each rule is a pure
-//! function of observations, so that its test can feed it a lie.
+//! What must hold in every world: safety after each step, agreement once faults have ended. Each rule is a
+//! pure function of observations, so that its test can feed it a lie.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,8 @@ use crate::{ClusterEvent, EventKind, NodeId, NodeStatus, StateType, SyncableStat
 pub(crate) const STEPS_AT_ONCE_MAX: u64 = 20_000;
 /// Outputs of one input before it counts as a loop: a frame full of the smallest records gives some 50,000.
 pub(crate) const OUTPUTS_AT_ONCE_MAX: u64 = 100_000;
-/// Frames of one stream that may wait to be handed over, as in the transport, which ends the stream at one more.
+/// Frames of one stream that may wait to be handed over, as in the transport, which ends the stream at one
+/// more.
 pub(crate) const FRAMES_WAITING_MAX: usize = 32;
 
 /// How a node's latest process ended.
@@ -47,7 +48,8 @@ pub(crate) struct Checks {
     lives: BTreeMap<(Pid, NodeId), (u64, u64)>,
     /// The latest epoch and incarnation that each node has said of itself.
     said: BTreeMap<NodeId, (u64, u64)>,
-    /// What was written, by type, key and writer, with the number of the latest such write; `None` for a removal.
+    /// What was written, by type, key and writer, with the number of the latest such write; `None` for a
+    /// removal.
     written: BTreeMap<WriteKey, BTreeMap<Option<Vec<u8>>, u64>>,
     writes: u64,
     /// What each process wrote itself.
@@ -116,8 +118,8 @@ impl Checks {
         self.goodbyes_lost = true;
     }
 
-    /// A provider is handed only what somebody wrote, each version once in its process' life, those of a register in
-    /// their order, and none that its own process wrote.
+    /// A provider is handed only what somebody wrote, each version once in its process' life, those of a
+    /// register in their order, and none that its own process wrote.
     pub(crate) fn apply(&mut self, observer: Pid, record: &SyncableState) -> Result<(), String> {
         let SyncableState { state_type, key, version, source_node, .. } = record;
         let what = format!("{state_type}/{key} of {source_node}, version {version},");
@@ -151,8 +153,8 @@ impl Checks {
         self.applied.contains(&applied_key(observer, record))
     }
 
-    /// Nobody calls a node dead that said goodbye and did not come back; and what one process tells of a member
-    /// makes sense: it joins before anything else is told, is suspected before it dies, and so on.
+    /// Nobody calls a node dead that said goodbye and did not come back; and what one process tells of a
+    /// member makes sense: it joins before anything else is told, is suspected before it dies, and so on.
     pub(crate) fn event(&mut self, observer: Pid, me: &NodeId, event: &ClusterEvent) -> Result<(), String> {
         let Some(node) = event.node_id.as_ref().filter(|node| *node != me) else { return Ok(()) };
         let left = !self.goodbyes_lost && self.ends.get(node) == Some(&End::Left);

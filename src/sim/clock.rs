@@ -1,5 +1,5 @@
-//! A process' clocks: a monotonic one that may run fast or slow, and a wall clock that may be off and jump. Nothing
-//! here knows what they are used for.
+//! A process' clocks: a monotonic one that may run fast or slow, and a wall clock that may be off and jump.
+//! Nothing here knows what they are used for.
 
 use crate::proto::{Now, Time};
 

@@ -1,5 +1,6 @@
-//! What can be done to a world: links that are cut or bad, processes that crash, pause, lag, leave or come back, clocks
-//! that go wrong. Counts each fault, since a run that broke nothing proves nothing. When, and to whom, is `mix`'s.
+//! What can be done to a world: links that are cut or bad, processes that crash, pause, lag, leave or come
+//! back, clocks that go wrong. Counts each fault, since a run that broke nothing proves nothing. When, and to
+//! whom, is `mix`'s.
 
 use std::time::Duration;
 
@@ -148,8 +149,8 @@ impl World {
         self.at(span, Step::Resume(pid));
     }
 
-    /// The node can neither send nor receive, though its timers run, as in the Lifeguard paper's experiment; or it can
-    /// again, and works through what has waited.
+    /// The node can neither send nor receive, though its timers run, as in the Lifeguard paper's experiment;
+    /// or it can again, and works through what has waited.
     pub(crate) fn block(&mut self, node: &NodeId, blocked: bool) {
         let pid = self.pid_of(node);
         if blocked {

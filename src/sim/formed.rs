@@ -1,5 +1,5 @@
-//! Large clusters that begin as if they had long stood: equal tables, and the connections that the nodes' limit
-//! allows. No join, no handshake.
+//! Large clusters that begin as if they had long stood: equal tables, and the connections that the nodes'
+//! limit allows. No join, no handshake.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl World {
-    /// Starts a cluster of `count` nodes that know one another, each with the connections that its core would dial
-    /// ahead of need.
+    /// Starts a cluster of `count` nodes that know one another, each with the connections that its core would
+    /// dial ahead of need.
     pub(crate) fn start_formed(&mut self, count: usize) -> Vec<NodeId> {
         assert!(self.names.is_empty(), "a cluster is formed in an empty world");
         let names: Vec<_> = (0..count)
@@ -74,7 +74,8 @@ impl World {
         self.conns.len() as u64
     }
 
-    /// Whether all that run have the same table with each of them alive in it, and whether they have the same store.
+    /// Whether all that run have the same table with each of them alive in it, and whether they have the same
+    /// store.
     pub(crate) fn is_one(&self) -> (bool, bool) {
         let mut cores = self.procs.iter().filter(|process| process.is_running()).map(|process| &process.core);
         let Some(first) = cores.clone().next() else { return (true, true) };

@@ -1,5 +1,5 @@
-//! A schedule of faults, drawn from the sim seed: first which kinds there are at all, so that rare combinations get
-//! room (swarm testing, Groce et al., 2012), then when each strikes, and in its moment whom.
+//! A schedule of faults, drawn from the sim seed: first which kinds there are at all, so that rare
+//! combinations get room (swarm testing, Groce et al., 2012), then when each strikes, and in its moment whom.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -103,8 +103,8 @@ pub(crate) enum Planned {
 }
 
 impl World {
-    /// Draws kinds of trouble, and plans them for the next `span`; at its end all links are whole, all processes that
-    /// run keep up, and all clocks run as they should. Says which were drawn.
+    /// Draws kinds of trouble, and plans them for the next `span`; at its end all links are whole, all
+    /// processes that run keep up, and all clocks run as they should. Says which were drawn.
     pub(crate) fn draw_troubles(&mut self, span: Duration) -> BTreeSet<Trouble> {
         let mut drawn = BTreeSet::new();
         while drawn.len() < 2 {

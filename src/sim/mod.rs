@@ -1,10 +1,10 @@
-//! A deterministic simulation of many nodes in one thread: virtual time, one heap of events, all randomness from
-//! one sim seed. What fails once fails again with the same seed.
+//! A deterministic simulation of many nodes in one thread: virtual time, one heap of events, all randomness
+//! from one sim seed. What fails once fails again with the same seed.
 //!
 //! `World` here · `queue` what is to happen · `process` one node's core, fed and drained · `clock` its time ·
-//! `admission` how connections begin · `network` how they live and end · `faults` what can go wrong · `mix` what
-//! does, drawn from the seed · `check` what must hold all the same · `trace` what happened · `view` what tests do
-//! and ask · `lab` long runs and experiments
+//! `admission` how connections begin · `network` how they live and end · `faults` what can go wrong · `mix`
+//! what does, drawn from the seed · `check` what must hold all the same · `trace` what happened · `view` what
+//! tests do and ask · `lab` long runs and experiments
 
 mod admission;
 mod check;

@@ -1,6 +1,6 @@
 //! The virtual network: what a transport over QUIC does, in virtual time. Datagrams may be lost, doubled and
-//! overtaken; streams are whole and in order while their connection lives; a connection dies when nothing comes
-//! through for long, or when its host knows nothing of it any more. Knows no rule of the protocol.
+//! overtaken; streams are whole and in order while their connection lives; a connection dies when nothing
+//! comes through for long, or when its host knows nothing of it any more. Knows no rule of the protocol.
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 

@@ -1,5 +1,5 @@
-//! One node's process: its core, what it is fed, and what becomes of its outputs. Knows no link; what leaves the
-//! process goes to `network`.
+//! One node's process: its core, what it is fed, and what becomes of its outputs. Knows no link; what leaves
+//! the process goes to `network`.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -1,5 +1,5 @@
-//! One stormy stretch in the life of a cluster: it finds itself, is troubled while its users write, and must come to
-//! agree once the troubles end. The long run and the storm test are this.
+//! One stormy stretch in the life of a cluster: it finds itself, is troubled while its users write, and must
+//! come to agree once the troubles end. The long run and the storm test are this.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -45,7 +45,8 @@ pub(crate) fn storm(world: &mut World, nodes: usize, span: Duration) -> Outcome 
     Outcome { troubles, agreed_after, writes }
 }
 
-/// As users do: mostly few keys again and again, now and then a removal or a record that lives for a while only.
+/// As users do: mostly few keys again and again, now and then a removal or a record that lives for a while
+/// only.
 fn write_something(world: &mut World) {
     let live = world.live();
     if live.is_empty() {

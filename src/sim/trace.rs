@@ -1,5 +1,5 @@
-//! What happened in a world, line by line: the last lines for whoever reads a failure, a hash of all of them for
-//! whoever compares two runs. Lines become text only when somebody reads them. Decides nothing.
+//! What happened in a world, line by line: the last lines for whoever reads a failure, a hash of all of them
+//! for whoever compares two runs. Lines become text only when somebody reads them. Decides nothing.
 
 use std::{collections::VecDeque, fmt, hash::Hasher as _};
 

@@ -1,5 +1,5 @@
-//! What a test does with a world and asks of it: starts nodes, writes as their users would, and sees what each of
-//! them believes. Injects no fault.
+//! What a test does with a world and asks of it: starts nodes, writes as their users would, and sees what
+//! each of them believes. Injects no fault.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -26,8 +26,8 @@ pub(crate) struct Introduction {
     pub(crate) zone: Option<String>,
     /// Where others reach it, if that is not where it dials from.
     pub(crate) listen: Option<SocketAddr>,
-    /// The greatest epoch of the *other* node that this one remembers, 0 for none: a node that lost its memory
-    /// or its clock learns here that it must go beyond it.
+    /// The greatest epoch of the *other* node that this one remembers, 0 for none: a node that lost its
+    /// memory or its clock learns here that it must go beyond it.
     pub(crate) your_epoch: u64,
     /// The core's own part, opaque here: its signed claim, its clock, which types it keeps.
     pub(crate) core: Bytes,

@@ -104,7 +104,8 @@ pub(crate) fn scan(bytes: &[u8], depth_max: usize) -> Result<usize, (usize, &'st
     }
 }
 
-/// What a marker says: bytes of its length field, bytes of body, values inside. `None` if the length field is cut.
+/// What a marker says: bytes of its length field, bytes of body, values inside. `None` if the length field is
+/// cut.
 fn shape(marker: u8, rest: &[u8]) -> Option<(usize, u64, u64)> {
     let length = |width: usize| -> Option<u64> {
         Some(rest.get(..width)?.iter().fold(0, |length, byte| length << 8 | u64::from(*byte)))

@@ -1,5 +1,5 @@
-//! Every type that travels: what is encoded comes out the same, and damaged bytes give an error or a value that is no
-//! larger than they are. Knows no rule of the protocol.
+//! Every type that travels: what is encoded comes out the same, and damaged bytes give an error or a value
+//! that is no larger than they are. Knows no rule of the protocol.
 
 use std::{fmt::Debug, net::SocketAddr};
 

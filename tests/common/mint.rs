@@ -1,4 +1,5 @@
-//! Certificates that `Authority` would never issue, and bare QUIC peers that show them: what the door must refuse.
+//! Certificates that `Authority` would never issue, and bare QUIC peers that show them: what the door must
+//! refuse.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 

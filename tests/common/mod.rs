@@ -1,4 +1,5 @@
-//! What the tests on real sockets share: nodes of one authority, and waiting for a condition instead of for luck.
+//! What the tests on real sockets share: nodes of one authority, and waiting for a condition instead of for
+//! luck.
 
 #![allow(dead_code, reason = "not every test binary uses all of it")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail, and waits on real time")]

@@ -1,5 +1,5 @@
-//! The sending half of an exchange: hashes, wants, then in slices what the peer lacks, claims about coverage last.
-//! Takes nothing in.
+//! The sending half of an exchange: hashes, wants, then in slices what the peer lacks, claims about coverage
+//! last. Takes nothing in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -244,8 +244,8 @@ impl Protocol {
             packet.push(kind::RECORDS, batch);
         }
         if more {
-            // The next slice begins where this one ended, by what the peer has by then; what changed meanwhile is
-            // among it.
+            // The next slice begins where this one ended, by what the peer has by then; what changed
+            // meanwhile is among it.
             plan.types.push_front((state_type, theirs, first));
             return vec![packet];
         }

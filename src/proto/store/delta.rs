@@ -31,7 +31,8 @@ impl Store {
         ranges.is_some_and(|ranges| ranges.contains(seq))
     }
 
-    /// A hash of a type's live records and vector: equal where nothing is to be exchanged. 0 for an unknown type.
+    /// A hash of a type's live records and vector: equal where nothing is to be exchanged. 0 for an unknown
+    /// type.
     pub(crate) fn digest(&self, state_type: &StateType) -> u64 {
         self.tables.get(state_type).map_or(0, Table::digest)
     }
@@ -50,8 +51,8 @@ impl Store {
         })
     }
 
-    /// The next slice of what `theirs` lacks, in the order of dots, and whether there is more. Costs what is missing,
-    /// whatever the store holds.
+    /// The next slice of what `theirs` lacks, in the order of dots, and whether there is more. Costs what is
+    /// missing, whatever the store holds.
     pub(crate) fn delta(
         &self,
         state_type: &StateType,
@@ -90,8 +91,8 @@ impl Store {
         (batches, false)
     }
 
-    /// The records with these dots, and whether some that are known here are not among them: they have no record any
-    /// more, or it did not fit. Either way an exchange must bring the rest.
+    /// The records with these dots, and whether some that are known here are not among them: they have no
+    /// record any more, or it did not fit. Either way an exchange must bring the rest.
     pub(crate) fn records_at(
         &self,
         state_type: &StateType,

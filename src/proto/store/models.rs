@@ -1,5 +1,5 @@
-//! The store against naive models: maps, sets and the greatest of a list. The models know what the rules say and
-//! nothing of how the store keeps it.
+//! The store against naive models: maps, sets and the greatest of a list. The models know what the rules say
+//! and nothing of how the store keeps it.
 
 use proptest::prelude::*;
 

@@ -1,5 +1,5 @@
-//! Own writes that were not spread yet: keys, not messages, so that one which changes faster than it spreads costs
-//! one place and carries its newest value. Holds no values.
+//! Own writes that were not spread yet: keys, not messages, so that one which changes faster than it spreads
+//! costs one place and carries its newest value. Holds no values.
 
 use std::{collections::BTreeMap, sync::Arc};
 

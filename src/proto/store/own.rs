@@ -1,4 +1,5 @@
-//! A node's own writes: numbered without gaps, stored, and kept until they were spread. Takes nothing from peers.
+//! A node's own writes: numbered without gaps, stored, and kept until they were spread. Takes nothing from
+//! peers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,8 +47,8 @@ impl Store {
             if state.state_type.is_per_node() {
                 return held.version >= record.version;
             }
-            // What ends by itself is a tombstone by then, which no other value under its version replaces; so none
-            // may before, or whoever hears of it afterwards holds something else.
+            // What ends by itself is a tombstone by then, which no other value under its version replaces; so
+            // none may before, or whoever hears of it afterwards holds something else.
             let ends =
                 held.expires.is_some() && held.source == record.source && held.version == record.version;
             // Under an equal version the same value is no news, whatever its dot.
@@ -116,8 +117,8 @@ impl Store {
         *seq
     }
 
-    /// Goes on under a later epoch: what this life wrote is written anew, so that it is known from now on by dots
-    /// that nobody else has used.
+    /// Goes on under a later epoch: what this life wrote is written anew, so that it is known from now on by
+    /// dots that nobody else has used.
     pub(crate) fn new_epoch(&mut self, epoch: u64, now: Now) {
         let me = self.config.me.clone();
         let old = std::mem::replace(&mut self.config.epoch, epoch);

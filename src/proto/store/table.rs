@@ -1,5 +1,5 @@
-//! One type's records: its registers by key, the index by dot, the version vector, and the hash of all three, kept
-//! together. Checks nothing that came from a peer; that is the store's.
+//! One type's records: its registers by key, the index by dot, the version vector, and the hash of all three,
+//! kept together. Checks nothing that came from a peer; that is the store's.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -34,8 +34,8 @@ pub(super) struct Record {
     pub(super) value: Bytes,
 }
 
-/// A key's registers: one of a shared type, one for each source of a per-node type, ordered by source. Few sources
-/// write under one key, and a map for each key would cost a kilobyte.
+/// A key's registers: one of a shared type, one for each source of a per-node type, ordered by source. Few
+/// sources write under one key, and a map for each key would cost a kilobyte.
 #[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 enum Register {
@@ -111,14 +111,14 @@ impl Table {
         }
     }
 
-    /// Whether `incoming` replaces `held`. Both orders are total, so every node keeps the same record whatever the
-    /// order of arrival.
+    /// Whether `incoming` replaces `held`. Both orders are total, so every node keeps the same record
+    /// whatever the order of arrival.
     pub(super) fn wins(per_node: bool, incoming: &Record, held: &Record) -> bool {
         if per_node {
             return (incoming.epoch, incoming.seq) > (held.epoch, held.seq);
         }
-        // Wall clocks have no say: a host that runs a minute ahead would win for a minute. The dot comes last: it
-        // tells apart only what says the same.
+        // Wall clocks have no say: a host that runs a minute ahead would win for a minute. The dot comes
+        // last: it tells apart only what says the same.
         let rank = |record: &Record| (record.version, record.source.clone(), record.deleted);
         (rank(incoming), &incoming.value, incoming.epoch, incoming.seq)
             > (rank(held), &held.value, held.epoch, held.seq)

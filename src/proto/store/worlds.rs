@@ -1,5 +1,5 @@
-//! A few stores that write, tell one another, lose, repeat and cut: after each step every store must hold what the
-//! naive model says (`models`), and in the end all the same.
+//! A few stores that write, tell one another, lose, repeat and cut: after each step every store must hold
+//! what the naive model says (`models`), and in the end all the same.
 
 use std::cmp::Reverse;
 
@@ -228,7 +228,8 @@ impl World {
                     deleted,
                     if deleted { Bytes::new() } else { value.clone() },
                 );
-                // What expires is not replaced under its own version: who had it expire by then would not follow.
+                // What expires is not replaced under its own version: who had it expire by then would not
+                // follow.
                 let wins = self.held(node, &of, &key).is_none_or(|held| {
                     let held_said = (held.version, held.dot.1.clone(), held.deleted, held.value.clone());
                     let ends = held.expires.is_some() && held_said.1 == said.1;
@@ -300,7 +301,8 @@ impl World {
         }
     }
 
-    /// What a node shows is the greatest of what it knows: so it has whatever it says it has, or what won over it.
+    /// What a node shows is the greatest of what it knows: so it has whatever it says it has, or what won
+    /// over it.
     fn check(&self) {
         for (node, store) in self.stores.iter().enumerate() {
             store.check();

@@ -66,7 +66,8 @@ fn a_goodbye_of_an_earlier_life_in_the_same_millisecond_is_outlived() {
     assert_eq!((b.local_node().epoch, b.counters().conflicts), (epoch + 1, 0));
 }
 
-/// `a` among three peers that are silent, up to where it asks one of them to try a ping for it: whom, and what.
+/// `a` among three peers that are silent, up to where it asks one of them to try a ping for it: whom, and
+/// what.
 fn asking() -> (Protocol, NodeId, PingReq, u64) {
     let mut a = core_with("a", |config| config.ping_req_count = 1);
     for peer in ["b", "c", "d"] {
@@ -132,7 +133,8 @@ fn an_accused_member_is_warned_once_a_gossip_tick() {
     assert_eq!([100, 250, 310].map(&mut warnings), [1, 0, 1]);
 }
 
-/// The hand-off of the last batch with which `b` spreads so many records to `a`, under that number of a batch.
+/// The hand-off of the last batch with which `b` spreads so many records to `a`, under that number of a
+/// batch.
 fn handoff(records: usize, number: u64) -> Bytes {
     let (mut a, mut b) = (core("a"), core("b"));
     connect(&mut a, &mut b, at(0));

@@ -1,4 +1,5 @@
-//! The core's rules, one by one, by handing it bytes and looking at what comes out. Whole clusters are `sim`'s.
+//! The core's rules, one by one, by handing it bytes and looking at what comes out. Whole clusters are
+//! `sim`'s.
 
 mod bad_input;
 mod distrust;

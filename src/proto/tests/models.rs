@@ -1,5 +1,5 @@
-//! What nodes say of themselves against a naive model: of each node the greatest claim by DESIGN §3, whoever tells
-//! it, in whatever order and however often.
+//! What nodes say of themselves against a naive model: of each node the greatest claim by DESIGN §3, whoever
+//! tells it, in whatever order and however often.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
-//! Worlds of three nodes in which a few things happen, explored to the end: every order in which nodes act and
-//! letters arrive, each letter lost, delivered or delivered twice. Timers run only when all the rest is over.
+//! Worlds of three nodes in which a few things happen, explored to the end: every order in which nodes act
+//! and letters arrive, each letter lost, delivered or delivered twice. Timers run only when all the rest is
+//! over.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,7 +42,8 @@ fn place(id: &NodeId) -> usize {
 /// A message: from whom, to whom, what.
 type Letter = (usize, usize, Bytes);
 
-/// What a hand-off has in it, as gossip would bring it: who is told must not depend on what the spread remembers.
+/// What a hand-off has in it, as gossip would bring it: who is told must not depend on what the spread
+/// remembers.
 fn bare(bytes: &Bytes) -> Bytes {
     match &codec::parts(bytes).unwrap()[..] {
         [(kind::SPREAD, body)] => {
@@ -73,8 +75,8 @@ struct World {
     ms: u64,
     /// Letters wait until they are chosen; later all arrive at once.
     exploring: bool,
-    /// All that was ever sent. What may be lost, late and repeated may arrive at any time or never, so nothing is
-    /// taken out: one that changes nothing leads to where one is.
+    /// All that was ever sent. What may be lost, late and repeated may arrive at any time or never, so
+    /// nothing is taken out: one that changes nothing leads to where one is.
     letters: BTreeSet<Letter>,
     done: BTreeSet<usize>,
     /// How it came to this.
@@ -330,7 +332,8 @@ impl World {
         })
     }
 
-    /// What is on its way is lost; from now on nothing is, and time passes until all agree, and still do a while later.
+    /// What is on its way is lost; from now on nothing is, and time passes until all agree, and still do a
+    /// while later.
     fn end(mut self) {
         self.exploring = false;
         self.connect_all();

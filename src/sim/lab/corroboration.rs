@@ -1,5 +1,6 @@
-//! `simulate corroboration`: how short may a suspicion be, and how many must share it, before healthy nodes are taken
-//! for dead? Every setting meets the same troubles and crashes; and what `fast-detection` costs at several sizes.
+//! `simulate corroboration`: how short may a suspicion be, and how many must share it, before healthy nodes
+//! are taken for dead? Every setting meets the same troubles and crashes; and what `fast-detection` costs at
+//! several sizes.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -59,7 +60,8 @@ impl Base {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Setting {
     base: Base,
-    /// Accusers, the first included, that make a suspicion as short as it gets, and how short; or the formula's.
+    /// Accusers, the first included, that make a suspicion as short as it gets, and how short; or the
+    /// formula's.
     held_by: Option<(usize, u64)>,
 }
 

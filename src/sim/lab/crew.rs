@@ -1,5 +1,5 @@
-//! Many independent jobs on several threads, with the progress on standard error. Results come in the order of the
-//! jobs, so that the number of threads changes nothing.
+//! Many independent jobs on several threads, with the progress on standard error. Results come in the order
+//! of the jobs, so that the number of threads changes nothing.
 
 use std::{
     io::{IsTerminal as _, Write as _},

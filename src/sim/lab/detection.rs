@@ -1,5 +1,5 @@
-//! `simulate detection`: one node of a settled cluster crashes; how long until somebody suspects it, until somebody
-//! knows that it is dead, and until all do.
+//! `simulate detection`: one node of a settled cluster crashes; how long until somebody suspects it, until
+//! somebody knows that it is dead, and until all do.
 
 use std::time::Duration;
 

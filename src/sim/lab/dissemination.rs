@@ -1,5 +1,5 @@
-//! `simulate dissemination`: one small update from one node, until every live node has it, beside the model of
-//! the delegated spread and beside gossip by ticks.
+//! `simulate dissemination`: one small update from one node, until every live node has it, beside the model
+//! of the delegated spread and beside gossip by ticks.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! `simulate lifeguard`: the Lifeguard paper's experiment (Dadgar, Phillips and Currey, 2018): some members are blocked
-//! in intervals; how many that are well are called dead, with each rule switched on in turn.
+//! `simulate lifeguard`: the Lifeguard paper's experiment (Dadgar, Phillips and Currey, 2018): some members
+//! are blocked in intervals; how many that are well are called dead, with each rule switched on in turn.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -27,8 +27,8 @@ pub(super) const COMMAND: Command = Command {
     run,
 };
 
-/// What a message costs a member that works through what has waited: the reference model's figure. Without any cost
-/// tens of thousands would be taken in within one microsecond.
+/// What a message costs a member that works through what has waited: the reference model's figure. Without
+/// any cost tens of thousands would be taken in within one microsecond.
 const BACKLOG_COST: Duration = Duration::from_micros(50);
 
 const ALL: [Rule; 7] = [

@@ -1,5 +1,5 @@
-//! `simulate run`: many seeds, each a cluster in a storm of drawn troubles, checked all the way. Says what it cost and
-//! how well it went, and of each failure how to see it again.
+//! `simulate run`: many seeds, each a cluster in a storm of drawn troubles, checked all the way. Says what it
+//! cost and how well it went, and of each failure how to see it again.
 
 use std::{
     collections::BTreeMap,

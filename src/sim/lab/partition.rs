@@ -1,5 +1,5 @@
-//! `simulate partition`: two halves that cannot reach one another and go on writing, until they are one cluster
-//! again.
+//! `simulate partition`: two halves that cannot reach one another and go on writing, until they are one
+//! cluster again.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! `simulate restart-storm`: every node of a cluster restarts within seconds, as a rollout or a power cut does it.
+//! `simulate restart-storm`: every node of a cluster restarts within seconds, as a rollout or a power cut
+//! does it.
 
 use std::{collections::BTreeMap, time::Duration};
 

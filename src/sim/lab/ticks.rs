@@ -1,6 +1,6 @@
-//! The reference: tick-based gossip with `memberlist`'s retransmit rule, as a small simulation of its own. A node
-//! with the update sends it to a few random others on each of its ticks until it has sent it `mult · ⌈log10(n + 1)⌉`
-//! times. Knows nothing of this library's core.
+//! The reference: tick-based gossip with `memberlist`'s retransmit rule, as a small simulation of its own. A
+//! node with the update sends it to a few random others on each of its ticks until it has sent it `mult ·
+//! ⌈log10(n + 1)⌉` times. Knows nothing of this library's core.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
