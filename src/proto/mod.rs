@@ -232,7 +232,7 @@ impl Protocol {
     fn handle_timer(&mut self, timer: Timer, now: Now) {
         match timer {
             Timer::Period => self.begin_period(now),
-            Timer::ProbeDirect(seq) => self.probe_indirectly(seq),
+            Timer::ProbeDirect(seq) => self.probe_indirectly(seq, now),
             Timer::ProbeEnd(seq) => self.end_probe(seq, now),
             Timer::HelpNack(ping) => self.say_nack(ping),
             Timer::HelpEnd(ping) => self.end_help(ping),

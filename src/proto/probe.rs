@@ -140,22 +140,46 @@ impl Protocol {
         if !self.config.has(Rule::VoidProbes) {
             return self.config.ping_timeout * self.awareness.factor();
         }
+        (self.path_wait(id) * self.awareness.factor()).min(self.config.ping_timeout)
+    }
+
+    /// How long an answer over this path may take: the ping time-out, unless it was measured.
+    fn path_wait(&self, id: &NodeId) -> Duration {
         let path = self.members.get(id).and_then(|member| member.rtt);
-        let adaptive = path.map_or(self.config.ping_timeout, |rtt| rtt.smooth + rtt.var * 4);
-        (adaptive.max(DIRECT_MIN) * self.awareness.factor()).min(self.config.ping_timeout)
+        path.map_or(self.config.ping_timeout, |rtt| (rtt.smooth + rtt.var * 4).max(DIRECT_MIN))
     }
 
     /// The direct ping was not answered in time: others are asked to try.
-    pub(super) fn probe_indirectly(&mut self, seq: u64) {
+    pub(super) fn probe_indirectly(&mut self, seq: u64, now: Now) {
         let Some(target) = self.probes.get(&seq).map(|probe| probe.target.clone()) else { return };
         let helpers = self.some_alive(self.config.ping_req_count, &BTreeSet::from([target.clone()]));
-        if let Some(probe) = self.probes.get_mut(&seq) {
-            probe.helpers = helpers.iter().map(|helper| (helper.clone(), false)).collect();
+        if helpers.is_empty() {
+            return; // nobody to ask: the target has the whole time
         }
-        for helper in helpers {
+        let wait = self.indirect_timeout(&helpers, &target);
+        self.timers.set_by(Timer::ProbeEnd(seq), now.time + wait);
+        for helper in &helpers {
             self.counters.indirect_probes += 1;
-            self.send_part(&helper, kind::PING_REQ, &PingReq { seq, target: target.clone() });
+            // Early enough that the helper's word is here in time, and that it has tried (Lifeguard: 80 %).
+            let nack = wait.saturating_sub(self.path_wait(helper)).max(wait / 2) * 4 / 5;
+            let nack_ms = u32::try_from(nack.as_millis()).unwrap_or(u32::MAX);
+            self.send_part(helper, kind::PING_REQ, &PingReq { seq, target: target.clone(), nack_ms });
         }
+        if let Some(probe) = self.probes.get_mut(&seq) {
+            probe.helpers = helpers.into_iter().map(|helper| (helper, false)).collect();
+        }
+    }
+
+    /// Twice the way to the farthest helper and from there to the target, which is no longer than by way of
+    /// this node: 150 ms where all are near. Stretched by local health; at most the ping time-out.
+    fn indirect_timeout(&self, helpers: &[NodeId], target: &NodeId) -> Duration {
+        let most = self.config.ping_timeout * self.awareness.factor();
+        if !self.config.has(Rule::VoidProbes) {
+            return most;
+        }
+        let to_helper = helpers.iter().map(|helper| self.path_wait(helper)).max().unwrap_or_default();
+        let from_there = to_helper + self.path_wait(target);
+        ((to_helper + from_there) * 2 * self.awareness.factor()).min(most)
     }
 
     /// The probe's time is over and nobody has reached the target.
@@ -319,8 +343,8 @@ impl Protocol {
         }
         let why = Why::Help { asker: from.clone(), seq: request.seq };
         let seq = self.ping(&request.target, why, None, now);
-        // At 80 %, so that the asker has it before its own time is over (Lifeguard).
-        self.timers.set(Timer::HelpNack(seq), now.time + self.config.ping_timeout * 4 / 5);
+        let nack = Duration::from_millis(request.nack_ms.into()).min(self.config.ping_timeout * 2);
+        self.timers.set(Timer::HelpNack(seq), now.time + nack);
         self.timers.set(Timer::HelpEnd(seq), now.time + self.config.ping_timeout * 2);
     }
 

@@ -2,7 +2,7 @@
 //! pure function of observations, so that its test can feed it a lie.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::SystemTime,
 };
 
@@ -41,29 +41,29 @@ struct Applied {
 /// Type, key and writer.
 type WriteKey = (StateType, String, NodeId);
 
-/// What safety has to remember.
+/// What safety has to remember. Looked up, never gone through: the order of its hashes means nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     /// The latest life seen, by observer and member.
-    lives: BTreeMap<(Pid, NodeId), (u64, u64)>,
+    lives: HashMap<(Pid, NodeId), (u64, u64)>,
     /// The latest epoch and incarnation that each node has said of itself.
-    said: BTreeMap<NodeId, (u64, u64)>,
+    said: HashMap<NodeId, (u64, u64)>,
     /// What was written, by type, key and writer, with the number of the latest such write; `None` for a
     /// removal.
-    written: BTreeMap<WriteKey, BTreeMap<Option<Vec<u8>>, u64>>,
+    written: HashMap<WriteKey, HashMap<Option<Vec<u8>>, u64>>,
     writes: u64,
     /// What each process wrote itself.
-    own: BTreeSet<(Pid, WriteKey, u64)>,
+    own: HashSet<(Pid, WriteKey, u64)>,
     /// Goodbyes can be lost in this world, and then a leave looks like a death.
     goodbyes_lost: bool,
-    applied: BTreeSet<AppliedKey>,
+    applied: HashSet<AppliedKey>,
     /// What was applied last.
-    registers: BTreeMap<RegisterKey, Applied>,
+    registers: HashMap<RegisterKey, Applied>,
     /// What the latest event of a member said of it, by observer.
-    paths: BTreeMap<(Pid, NodeId), NodeStatus>,
+    paths: HashMap<(Pid, NodeId), NodeStatus>,
     /// Who was forgotten by order: a table without it may take it for new.
     forgotten: BTreeSet<NodeId>,
-    ends: BTreeMap<NodeId, End>,
+    ends: HashMap<NodeId, End>,
     /// Steps so far at the present instant.
     instant: (u64, u64),
 }

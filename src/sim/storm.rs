@@ -28,7 +28,7 @@ pub(crate) struct Outcome {
 /// As soon as a check fails, or if they do not agree in the end.
 pub(crate) fn storm(world: &mut World, nodes: usize, span: Duration) -> Outcome {
     world.start(nodes);
-    world.run_until(Duration::from_secs(60), World::all_agree);
+    world.run_to_agreement(Duration::from_secs(60));
     let troubles = world.draw_troubles(span);
     let end = world.now + super::micros(span);
     let mut writes = 0;
@@ -39,7 +39,7 @@ pub(crate) fn storm(world: &mut World, nodes: usize, span: Duration) -> Outcome 
         world.run(Duration::from_millis(wait));
     }
     world.run(Duration::from_millis(1));
-    let agreed_after = world.run_until(AGREE_WITHIN, World::all_agree);
+    let agreed_after = world.run_to_agreement(AGREE_WITHIN);
     assert_eq!(world.all_applied(), Ok(()));
     assert!(world.injected() > 0, "{troubles:?} were drawn, and nothing was broken");
     Outcome { troubles, agreed_after, writes }

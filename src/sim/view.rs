@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -178,13 +179,29 @@ impl World {
     }
 
     pub(crate) fn all_agree(&self) -> bool {
+        self.seem_to_agree() && self.disagreement().is_none()
+    }
+
+    /// Equal nodes have equal hashes, and that is quickly seen.
+    fn seem_to_agree(&self) -> bool {
         let live = self.live();
         let Some(first) = live.first() else { return true };
-        // Equal nodes have equal hashes, and that is quickly seen.
         let first = self.process(first).core.fingerprint();
         live.iter().all(|id| self.process(id).core.fingerprint() == first)
             && live.iter().all(|id| self.is_right(id))
-            && self.disagreement().is_none()
+    }
+
+    /// Runs until all agree, and says how long that took. Whoever only seems to agree is looked at in full
+    /// five times a second: that is dear.
+    pub(crate) fn run_to_agreement(&mut self, limit: Duration) -> Duration {
+        let mut look_again = self.now;
+        self.run_until(limit, |world| {
+            if world.now < look_again || !world.seem_to_agree() {
+                return false;
+            }
+            look_again = world.now + 200_000;
+            world.disagreement().is_none()
+        })
     }
 
     /// Whether what one node believes of the others' standing is so.

@@ -66,6 +66,8 @@ pub(crate) struct Ack {
 pub(crate) struct PingReq {
     pub(crate) seq: u64,
     pub(crate) target: NodeId,
+    /// After how many milliseconds without an answer the asker wants to hear that the helper is there.
+    pub(crate) nack_ms: u32,
 }
 
 /// It has not answered me yet, but I am here (Lifeguard).

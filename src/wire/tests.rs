@@ -268,7 +268,11 @@ where
 fn every_message_comes_out_as_it_went_in_and_a_damaged_one_is_refused_or_small() {
     check((number(), digests()).prop_map(|(seq, digests)| Ping { seq, digests }));
     check((number(), digests()).prop_map(|(seq, digests)| Ack { seq, digests }));
-    check((number(), node()).prop_map(|(seq, target)| PingReq { seq, target }));
+    check((number(), node(), any::<u32>()).prop_map(|(seq, target, nack_ms)| PingReq {
+        seq,
+        target,
+        nack_ms,
+    }));
     check(number().prop_map(|seq| Nack { seq }));
     check(number().prop_map(|seq| Reached { seq }));
     check(node().prop_map(|node_id| NeedClaim { node_id }));

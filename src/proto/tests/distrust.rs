@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     NodeId, Options, StateType, Value,
-    proto::{Protocol, tests_support::*},
+    proto::{Protocol, tests_support::*, timers::Timer},
     wire::{
         codec::{self, Packet},
         message::{Accusation, DotList, Nack, PingReq, Reached, SpreadHead, Took, kind},
@@ -69,9 +69,17 @@ fn a_goodbye_of_an_earlier_life_in_the_same_millisecond_is_outlived() {
 /// `a` among three peers that are silent, up to where it asks one of them to try a ping for it: whom, and
 /// what.
 fn asking() -> (Protocol, NodeId, PingReq, u64) {
+    asking_over(Duration::from_micros(500))
+}
+
+/// The same with all of them so far away.
+fn asking_over(rtt: Duration) -> (Protocol, NodeId, PingReq, u64) {
     let mut a = core_with("a", |config| config.ping_req_count = 1);
     for peer in ["b", "c", "d"] {
         connect(&mut a, &mut core(peer), at(0));
+        for _ in 0..50 {
+            a.measure(&id(peer), rtt);
+        }
     }
     for ms in 1..5_000 {
         a.handle_timeout(at(ms));
@@ -115,6 +123,55 @@ fn a_helper_that_says_it_is_there_does_not_count_against_this_nodes_health() {
         }
         assert_eq!(a.counters().health_score - before, worse, "{teller}");
     }
+}
+
+#[test]
+fn helpers_are_given_as_long_as_the_paths_take_and_nack_within_that() {
+    let took = |ms: u64| Duration::from_millis(ms);
+    for (rtt_ms, shortest, longest) in [(1, 150, 150), (40, 240, 250), (400, 500, 500)] {
+        let (mut a, helper, request, asked_ms) = asking_over(took(rtt_ms));
+        // A period may begin in between, so that other probes end as well.
+        let runs = |a: &Protocol| a.timers.at(&Timer::ProbeEnd(request.seq)).is_some();
+        let mut later = asked_ms;
+        while runs(&a) {
+            later += 1;
+            a.handle_timeout(at(later));
+        }
+        let given = later - asked_ms;
+        assert!((shortest..=longest).contains(&given), "{given} ms where a round trip takes {rtt_ms}");
+
+        // The helper has that long for a round trip of its own, and its word is here in time.
+        let mut b = core(helper.as_str());
+        connect(&mut b, &mut core("a"), at(0));
+        connect(&mut b, &mut core(request.target.as_str()), at(0));
+        b.handle_message(&id("a"), &message(kind::PING_REQ, &request), at(1));
+        drain(&mut b);
+        let mut nacked = 1;
+        while !kinds(&sent(&drain(&mut b))).contains(&kind::NACK) {
+            nacked += 1;
+            b.handle_timeout(at(nacked));
+        }
+        assert!(nacked + rtt_ms.min(100) < given, "nacked after {nacked} ms of {given}");
+        assert!(nacked > rtt_ms.min(200), "{nacked}");
+    }
+}
+
+/// The kinds of all parts of these messages.
+fn kinds(messages: &[(NodeId, Bytes)]) -> Vec<u8> {
+    messages.iter().flat_map(|(_, bytes)| codec::parts(bytes).unwrap()).map(|(kind, _)| kind).collect()
+}
+
+#[test]
+fn a_helper_that_is_told_to_wait_for_ever_waits_no_longer_than_it_pings() {
+    let mut b = core("b");
+    connect(&mut b, &mut core("a"), at(0));
+    connect(&mut b, &mut core("c"), at(0));
+    let request = PingReq { seq: 1, target: id("c"), nack_ms: u32::MAX };
+    b.handle_message(&id("a"), &message(kind::PING_REQ, &request), at(0));
+    drain(&mut b);
+    b.handle_timeout(at(1_000));
+    assert!(kinds(&sent(&drain(&mut b))).contains(&kind::NACK));
+    assert_eq!(b.timers.at(&Timer::HelpEnd(1)), None);
 }
 
 #[test]
