@@ -2,8 +2,10 @@
 
 use std::{
     borrow::Borrow,
+    cmp::Ordering,
     collections::BTreeMap,
     fmt,
+    hash::{Hash, Hasher},
     net::SocketAddr,
     str::FromStr,
     sync::Arc,
@@ -17,11 +19,17 @@ use crate::Error;
 /// A node's name: 1 to 128 characters of `A-Z a-z 0-9 . _ -`, but not `.` or `..`.
 ///
 /// The certificate names it, so it survives restarts and changes of address.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(Arc<str>); // checked once, in `new`; no other code checks again
+#[derive(Clone)]
+pub struct NodeId {
+    /// The first characters, so that most comparisons end here: they are what a node does most.
+    head: u64,
+    text: Arc<str>, // checked once, in `new`; no other code checks again
+}
 
 /// The longest name a node may have, in characters.
 const NODE_ID_LEN_MAX: usize = 128;
+/// Characters that are compared as one number.
+const HEAD_LEN: usize = size_of::<u64>();
 
 impl NodeId {
     /// Checks `id` and wraps it.
@@ -38,7 +46,7 @@ impl NodeId {
     pub fn new(id: impl Into<String>) -> Result<Self, Error> {
         let id = id.into();
         match fault_in(&id) {
-            None => Ok(Self(id.into())),
+            None => Ok(Self::of_checked(id.into())),
             Some(fault) => Err(Error::InvalidNodeId { id: shortened(&id), fault }),
         }
     }
@@ -51,13 +59,20 @@ impl NodeId {
     /// ```
     #[must_use]
     pub fn random() -> Self {
-        Self(uuid::Uuid::new_v4().to_string().into())
+        Self::of_checked(uuid::Uuid::new_v4().to_string().into())
     }
 
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    fn of_checked(text: Arc<str>) -> Self {
+        let mut head = [0; HEAD_LEN];
+        let len = text.len().min(HEAD_LEN);
+        head[..len].copy_from_slice(&text.as_bytes()[..len]);
+        Self { head: u64::from_be_bytes(head), text }
     }
 }
 
@@ -83,15 +98,46 @@ fn shortened(text: &str) -> String {
     }
 }
 
+/// As texts are ordered.
+impl Ord for NodeId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.head.cmp(&other.head).then_with(|| {
+            let whole = self.text.len().max(other.text.len()) <= HEAD_LEN; // no name holds a NUL
+            if whole { Ordering::Equal } else { self.text.cmp(&other.text) }
+        })
+    }
+}
+
+impl PartialOrd for NodeId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for NodeId {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for NodeId {}
+
+/// As a text's, by which it can be looked up.
+impl Hash for NodeId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(&self.text)
     }
 }
 
 impl fmt::Debug for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
+        fmt::Debug::fmt(&*self.text, f)
     }
 }
 
@@ -105,19 +151,19 @@ impl FromStr for NodeId {
 
 impl AsRef<str> for NodeId {
     fn as_ref(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
 impl Borrow<str> for NodeId {
     fn borrow(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
 impl Serialize for NodeId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
+        serializer.serialize_str(&self.text)
     }
 }
 

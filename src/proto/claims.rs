@@ -18,6 +18,8 @@ use crate::{
     },
 };
 
+/// How far beyond an epoch that is in use the next begins, at most.
+const EPOCH_STEP_MAX_MS: u64 = 1_024;
 /// How far a peer's epoch or incarnation may lie ahead of this node's wall clock.
 pub(super) const AHEAD_MAX_MS: u64 = 24 * 3_600 * 1_000;
 /// Conflicts are told at most so often.
@@ -270,7 +272,7 @@ impl Protocol {
         }
         if body.left && body.epoch == mine.epoch && !mine.left {
             // An earlier life began in the same millisecond, and has said goodbye: nothing follows that.
-            let epoch = mine.epoch.saturating_add(1);
+            let epoch = self.epoch_after(body.epoch, now);
             self.begin_epoch(epoch, now);
             return;
         }
@@ -395,7 +397,15 @@ impl Protocol {
         if remembered <= epoch || remembered >= now.wall_ms.saturating_add(AHEAD_MAX_MS) {
             return;
         }
-        self.begin_epoch(remembered + 1, now);
+        let epoch = self.epoch_after(remembered, now);
+        self.begin_epoch(epoch, now);
+    }
+
+    /// An epoch later than that, and no earlier than now. Not the very next: a process before this one may have gone beyond the same,
+    /// and who knew of that may not be here. Two that write under one epoch make dots that mean two things.
+    pub(super) fn epoch_after(&mut self, epoch: u64, now: Now) -> u64 {
+        let latest = now.wall_ms.saturating_add(AHEAD_MAX_MS); // beyond it nobody would believe it
+        epoch.saturating_add(self.rng.u64(1..=EPOCH_STEP_MAX_MS)).max(now.wall_ms).min(latest)
     }
 
     /// This node goes on under a later epoch, and republishes what it wrote.

@@ -12,7 +12,11 @@ use bytes::Bytes;
 
 use crate::{
     NodeId, NodeStatus,
-    proto::{Now, Protocol, Time, members::Place, timers::Timer},
+    proto::{
+        Now, Protocol, Time,
+        members::{self, Members, Place},
+        timers::Timer,
+    },
     wire::{
         codec::{self, Malformed, Packet},
         message::{Span, SpreadHead, Took, kind},
@@ -58,6 +62,8 @@ const HANDOFFS_MAX: usize = 65_536;
 const SEEN_FOR: Duration = Duration::from_secs(5);
 /// Batches remembered at most.
 const SEEN_MAX: usize = 65_536;
+/// How many relays are drawn blindly before all are looked at.
+const DRAWS: usize = 4;
 /// Ranges of one batch served at most.
 const SPANS_MAX: usize = 64;
 
@@ -320,9 +326,8 @@ impl Protocol {
         from: Option<&NodeId>,
         handed: &mut Vec<(NodeId, Span, bool)>,
     ) {
-        let nodes: Vec<_> = ring
+        let nodes: Vec<_> = members::within(ring, span)
             .iter()
-            .filter(|at| at.zone == span.zone && (span.lo..=span.hi).contains(&at.hash))
             .filter(|at| at.node_id != batch.origin && Some(&at.node_id) != from)
             .collect();
         if nodes.is_empty() {
@@ -366,11 +371,10 @@ impl Protocol {
         batch: &Batch,
         handed: &mut Vec<(NodeId, Span, bool)>,
     ) {
-        match self.choose_relay(nodes.iter().copied(), &[]) {
+        match self.choose_relay(nodes, &[]) {
             Some(relay) => {
                 if batch.urgent
-                    && let Some(second) =
-                        self.choose_relay(nodes.iter().copied(), std::slice::from_ref(&relay))
+                    && let Some(second) = self.choose_relay(nodes, std::slice::from_ref(&relay))
                 {
                     handed.push((second, span.clone(), false));
                 }
@@ -383,23 +387,25 @@ impl Protocol {
         }
     }
 
-    fn choose_relay<'a>(
-        &mut self,
-        nodes: impl Iterator<Item = &'a Place>,
-        except: &[NodeId],
-    ) -> Option<NodeId> {
-        let (mut linked, mut others) = (Vec::new(), Vec::new());
-        for node in nodes.filter(|node| !except.contains(&node.node_id)) {
-            match self.members.get(&node.node_id) {
-                Some(member) if member.status == NodeStatus::Alive && member.linked => {
-                    linked.push(&node.node_id);
-                }
-                Some(member) if member.status == NodeStatus::Alive => others.push(&node.node_id),
-                _ => {}
+    /// One believed alive, by chance: one that is connected, if there is any.
+    fn choose_relay(&mut self, nodes: &[&Place], except: &[NodeId]) -> Option<NodeId> {
+        let fits = |members: &Members, place: &Place, linked: bool| {
+            !except.contains(&place.node_id)
+                && members
+                    .get(&place.node_id)
+                    .is_some_and(|member| member.status == NodeStatus::Alive && member.linked == linked)
+        };
+        // Mostly the first who is drawn will do, and nobody has to look at all the others.
+        for _ in 0..nodes.len().min(DRAWS) {
+            let drawn = nodes[self.rng.usize(..nodes.len())];
+            if fits(&self.members, drawn, true) {
+                return Some(drawn.node_id.clone());
             }
         }
-        let among = if linked.is_empty() { others } else { linked };
-        (!among.is_empty()).then(|| among[self.rng.usize(..among.len())].clone())
+        [true, false].into_iter().find_map(|linked| {
+            let among: Vec<_> = nodes.iter().filter(|place| fits(&self.members, place, linked)).collect();
+            (!among.is_empty()).then(|| among[self.rng.usize(..among.len())].node_id.clone())
+        })
     }
 
     fn hand_off(&mut self, batch: &Arc<Batch>, to: NodeId, span: Span, leaf: bool, now: Now) {
@@ -494,11 +500,10 @@ impl Protocol {
         if !handoff.leaf {
             let ring = self.members.take_ring();
             let span = &handoff.span;
-            let inside =
-                ring.iter().filter(|at| at.zone == span.zone && (span.lo..=span.hi).contains(&at.hash));
+            let inside: Vec<_> = members::within(&ring, span).iter().collect();
             let mut except = handoff.tried.clone();
             except.push(handoff.batch.origin.clone());
-            if let Some(other) = self.choose_relay(inside, &except) {
+            if let Some(other) = self.choose_relay(&inside, &except) {
                 handoff.to = other;
             } else if let Some(first) = self.tried_longest_ago(&handoff.tried) {
                 handoff.to = first;

@@ -197,7 +197,8 @@ impl Protocol {
         self.counters.impersonations += 1;
         let reason = format!("{teller} holds records of this node that this process did not write");
         self.report_conflict(&reason, now);
-        let epoch = self.members.me().body.epoch.max(used).saturating_add(1).max(now.wall_ms).min(latest);
+        let used = self.members.me().body.epoch.max(used);
+        let epoch = self.epoch_after(used, now);
         self.begin_epoch(epoch, now);
     }
 }

@@ -14,7 +14,7 @@ use siphasher::sip::SipHasher13;
 use crate::{
     NodeId, NodeInfo, NodeStatus, StateType,
     proto::{Time, suspicion::Suspicion, time::wall_time},
-    wire::message::{ClaimBody, SignedClaim, Standing},
+    wire::message::{ClaimBody, SignedClaim, Span, Standing},
 };
 
 /// A member, this node included.
@@ -137,6 +137,20 @@ pub(crate) struct Place {
     pub(crate) node_id: NodeId,
 }
 
+impl Place {
+    pub(crate) fn of(member: &Member) -> Self {
+        let zone = member.body.zone.clone();
+        Self { zone, hash: member.place, node_id: member.body.node_id.clone() }
+    }
+}
+
+/// The part of a ring that lies in a range of one zone.
+pub(crate) fn within<'a>(ring: &'a [Place], span: &Span) -> &'a [Place] {
+    let from = ring.partition_point(|at| (&at.zone, at.hash) < (&span.zone, span.lo));
+    let to = ring.partition_point(|at| (&at.zone, at.hash) <= (&span.zone, span.hi));
+    &ring[from..to.max(from)]
+}
+
 /// A node that was forgotten: it is not taken back before it proves itself anew.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grave {
@@ -166,7 +180,7 @@ pub(crate) struct Members {
     graves: BTreeMap<NodeId, Grave>,
     /// Certificate chains by their hash.
     chains: Arc<BTreeMap<u64, Bytes>>,
-    /// Live members but this node, in the ring's order; `None` after a change.
+    /// Live members but this node, in the ring's order, once anybody has asked.
     ring: Option<Vec<Place>>,
     /// When the table last changed.
     pub(crate) changed: Time,
@@ -229,22 +243,21 @@ impl Members {
         let Some(member) = self.table.remove(id) else { return };
         let mut member = Arc::unwrap_or_clone(member);
         self.discount(id, &member);
-        let (was_live, zone) = (member.is_live(), member.body.zone.clone());
         change(&mut member);
         debug_assert_eq!(member.suspicion.is_some(), member.status == NodeStatus::Suspect, "{id}");
-        // A suspicion moves nobody: to walk all members anew for each would make a burst of them cost n² log
-        // n.
-        let ring = (member.is_live() == was_live && member.body.zone == zone).then(|| self.ring.take());
         self.insert(member, now);
-        self.ring = ring.flatten();
     }
 
     pub(crate) fn insert(&mut self, member: Member, now: Time) {
         let id = member.body.node_id.clone();
         self.hash = self.hash.wrapping_add(self.row_hash(&id, &member));
         self.live += usize::from(member.is_live());
+        if let Some(ring) = self.ring.as_mut().filter(|_| id != self.me && member.is_live()) {
+            let place = Place::of(&member);
+            let at = ring.partition_point(|other| *other < place);
+            ring.insert(at, place);
+        }
         self.table.insert(id, Arc::new(member));
-        self.ring = None;
         self.changed = now;
     }
 
@@ -252,7 +265,6 @@ impl Members {
         debug_assert_ne!(*id, self.me);
         let member = Arc::unwrap_or_clone(self.table.remove(id)?);
         self.discount(id, &member);
-        self.ring = None;
         self.changed = now;
         Some(member)
     }
@@ -260,6 +272,13 @@ impl Members {
     fn discount(&mut self, id: &NodeId, member: &Member) {
         self.hash = self.hash.wrapping_sub(self.row_hash(id, member));
         self.live -= usize::from(member.is_live());
+        if let Some(ring) = self.ring.as_mut().filter(|_| *id != self.me && member.is_live()) {
+            let place = Place::of(member);
+            let at = ring.partition_point(|other| *other < place);
+            if ring.get(at) == Some(&place) {
+                ring.remove(at);
+            }
+        }
     }
 
     /// A hash of what two nodes must agree upon; a suspicion is each node's own affair.
@@ -297,13 +316,7 @@ impl Members {
     pub(crate) fn ring(&mut self) -> &[Place] {
         if self.ring.is_none() {
             let live = self.iter().filter(|(id, member)| **id != self.me && member.is_live());
-            let mut ring: Vec<_> = live
-                .map(|(id, member)| Place {
-                    zone: member.body.zone.clone(),
-                    hash: member.place,
-                    node_id: id.clone(),
-                })
-                .collect();
+            let mut ring: Vec<_> = live.map(|(_, member)| Place::of(member)).collect();
             ring.sort_unstable();
             self.ring = Some(ring);
         }

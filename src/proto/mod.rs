@@ -390,6 +390,12 @@ impl Protocol {
         (self.members.hash(), self.store.digest_all(&BTreeSet::new()))
     }
 
+    /// Which life each member is in, by epoch and incarnation.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn lives(&self) -> impl Iterator<Item = (&NodeId, (u64, u64))> {
+        self.members.iter().map(|(id, member)| (id, (member.body.epoch, member.body.incarnation)))
+    }
+
     /// How much of everything waits here that peers or time can make grow, by name.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn queues(&self) -> [(&'static str, usize); 8] {

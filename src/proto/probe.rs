@@ -9,7 +9,12 @@ use std::{
 
 use crate::{
     NodeId, NodeStatus,
-    proto::{Now, Protocol, Rule, Time, members::Rtt, schedule, timers::Timer},
+    proto::{
+        Now, Protocol, Rule, Time,
+        members::{Place, Rtt},
+        schedule,
+        timers::Timer,
+    },
     wire::{
         codec::Packet,
         limits,
@@ -96,19 +101,14 @@ impl Protocol {
     /// Whom to probe: in the order that all nodes share, so that each is probed once a period.
     fn next_target(&mut self, now: Now) -> Option<NodeId> {
         let period_ms = u64::try_from(self.config.ping_interval.as_millis()).unwrap_or(1).max(1);
-        let me = self.members.me();
-        let mut live: Vec<_> = self
-            .members
-            .iter()
-            .filter(|(id, m)| m.is_live() || **id == self.me)
-            .map(|(id, m)| (m.place, id))
-            .collect();
-        live.sort_unstable();
-        let rank = live.iter().position(|(place, id)| (*place, **id == self.me) == (me.place, true))?;
         let shared = self.config.has(Rule::SharedSchedule);
         let period = if shared { now.wall_ms / period_ms } else { self.counters.probes };
-        let steps = self.schedule.step(period, live.len())?;
-        Some(live[(rank + steps) % live.len()].1.clone())
+        let me = Place::of(self.members.me());
+        let others = self.members.ring();
+        let rank = others.partition_point(|other| *other < me);
+        let target = (rank + self.schedule.step(period, others.len() + 1)?) % (others.len() + 1);
+        let place = if target < rank { others.get(target) } else { others.get(target.checked_sub(1)?) };
+        place.map(|place| place.node_id.clone())
     }
 
     /// Probes a member at once, unless a probe of it runs.

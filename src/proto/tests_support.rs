@@ -60,10 +60,18 @@ pub(crate) fn core(name: &str) -> Protocol {
 }
 
 pub(crate) fn core_with(name: &str, change: impl FnOnce(&mut ProtocolConfig)) -> Protocol {
+    made(name, name.bytes().map(u64::from).sum(), change)
+}
+
+/// One that draws other numbers than the rest.
+pub(crate) fn core_seeded(name: &str, seed: u64) -> Protocol {
+    made(name, seed, |_| ())
+}
+
+fn made(name: &str, seed: u64, change: impl FnOnce(&mut ProtocolConfig)) -> Protocol {
     let mut config = config(name);
     config.address.set_port(7_000 + u16::from(name.bytes().fold(0_u8, u8::wrapping_add)));
     change(&mut config);
-    let seed = name.bytes().map(u64::from).sum();
     Protocol::new(config, Arc::new(Seal(id(name))), seed, at(0))
 }
 

@@ -263,10 +263,8 @@ impl World {
         }
         let me = process.core.local_node();
         self.checks.says(&name, (me.epoch, me.incarnation));
-        for (member, info) in self.procs[pid].core.nodes() {
-            let checked = self.checks.see_life(pid, &member, (info.epoch, info.incarnation));
-            self.require(name.as_str(), checked);
-        }
+        let checked = process.core.lives().try_for_each(|(id, life)| self.checks.see_life(pid, id, life));
+        self.require(name.as_str(), checked);
         let checked = Checks::queues(&self.procs[pid].core.queues());
         self.require(name.as_str(), checked);
     }

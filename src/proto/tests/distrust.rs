@@ -1,6 +1,6 @@
 //! What a member says that is false, or says too often, moves nobody further than the truth would.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 
@@ -39,8 +39,12 @@ fn a_peer_that_remembers_an_epoch_at_the_bound_is_not_followed() {
         introduction.your_epoch = WALL_MS + ahead;
         let (address, rtt) = (a.local_node().address, Duration::from_millis(1));
         b.handle_connected(&id("a"), &introduction, address, rtt, at(0));
-        let expected = if follows { WALL_MS + ahead + 1 } else { config("b").epoch };
-        assert_eq!(b.local_node().epoch, expected, "{ahead}");
+        let expected = b.local_node().epoch;
+        if follows {
+            assert!((1..=1_024).contains(&(expected - WALL_MS - ahead)), "{ahead}: {expected}");
+        } else {
+            assert_eq!(expected, config("b").epoch, "{ahead}");
+        }
         // What it says of itself is believed by others in either case.
         connect(&mut a, &mut b, at(0));
         assert_eq!(a.node(&id("b")).unwrap().epoch, expected);
@@ -57,13 +61,28 @@ fn an_epoch_is_never_begun_twice() {
 }
 
 #[test]
+fn two_processes_that_go_beyond_the_same_epoch_do_not_meet_in_the_next() {
+    // The second does not hear of the first: whoever knew of it is cut off.
+    let epochs: BTreeSet<_> = (0..20)
+        .map(|seed| {
+            let mut b = core_seeded("b", seed);
+            b.surpass(WALL_MS + 5_000, at(0));
+            b.local_node().epoch
+        })
+        .collect();
+    assert!(epochs.len() > 15, "{epochs:?}");
+    assert!(epochs.first().is_some_and(|first| *first > WALL_MS + 5_000));
+}
+
+#[test]
 fn a_goodbye_of_an_earlier_life_in_the_same_millisecond_is_outlived() {
     let (mut a, mut b) = (core("a"), core("b"));
     connect(&mut a, &mut b, at(0));
     let epoch = b.local_node().epoch;
     let goodbye = claim(|body| (body.incarnation, body.left) = (3, true), "b");
     b.handle_message(&id("a"), &message(kind::CLAIM, &goodbye), at(1));
-    assert_eq!((b.local_node().epoch, b.counters().conflicts), (epoch + 1, 0));
+    assert!((epoch + 1..=epoch + 1_024).contains(&b.local_node().epoch));
+    assert_eq!(b.counters().conflicts, 0);
 }
 
 /// `a` among three peers that are silent, up to where it asks one of them to try a ping for it: whom, and

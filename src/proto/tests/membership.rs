@@ -369,7 +369,7 @@ fn a_node_whose_clock_went_back_goes_beyond_the_epoch_that_peers_remember() {
         "it serves at the same address"
     );
     connect(&mut a, &mut b, at(1));
-    assert_eq!(b.local_node().epoch, remembered + 1);
+    assert!((remembered + 1..=remembered + 1_024).contains(&b.local_node().epoch));
 }
 
 type Change = Box<dyn Fn(&mut Introduction)>;

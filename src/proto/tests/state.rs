@@ -223,7 +223,7 @@ fn who_hears_of_own_records_that_it_did_not_write_goes_on_under_a_later_epoch() 
     let state_type = (&StateType::HEALTH).into();
     let forged = RecordBatch { state_type, source: id("a"), epoch: used, records, carried: Vec::new() };
     a.handle_message(&id("b"), &message(kind::RECORDS, &forged), at(20));
-    assert_eq!(a.local_node().epoch, used + 1);
+    assert!((used + 1..=used + 1_024).contains(&a.local_node().epoch));
     assert_eq!((a.counters().impersonations, a.counters().epochs_begun), (1, 1));
     assert_eq!(a.get(&StateType::HEALTH, "x").unwrap().value, value(1));
     let outputs = drain(&mut a);
@@ -239,5 +239,5 @@ fn who_hears_of_own_records_that_it_did_not_write_goes_on_under_a_later_epoch() 
     // An epoch that no clock allows is no reason to follow it there.
     let forged = RecordBatch { epoch: u64::MAX, ..forged };
     a.handle_message(&id("b"), &message(kind::RECORDS, &forged), at(5_000));
-    assert_eq!(a.local_node().epoch, used + 1);
+    assert!((used + 1..=used + 1_024).contains(&a.local_node().epoch));
 }
