@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     NodeId, StateType,
-    proto::{Now, Protocol, claims::AHEAD_MAX_MS, ranges::Ranges, timers::Timer},
+    proto::{Now, Protocol, claims::AHEAD_MAX_MS, members, ranges::Ranges, timers::Timer},
     wire::{
         codec::Packet,
         limits,
-        message::{DotList, Dots, RecordBatch, kind},
+        message::{DotList, Dots, RecordBatch, Span, kind},
     },
 };
 
@@ -78,12 +78,11 @@ impl Protocol {
     /// Random peers, of the own zone but for a few.
     fn gossip_partners(&mut self) -> Vec<NodeId> {
         let zone = self.members.me().body.zone.clone();
-        let abroad: BTreeSet<_> =
-            self.members.others().filter(|(_, m)| m.body.zone != zone).map(|(id, _)| id.clone()).collect();
-        let has_own = self.members.others().any(|(_, m)| m.body.zone == zone && m.is_live());
-        let cross = !has_own || self.rng.u8(..100) < CROSS_ZONE_PERCENT;
-        let except = if cross { BTreeSet::new() } else { abroad };
-        self.some_alive(self.config.gossip_fanout, &except)
+        let span = Span { zone, lo: 0, hi: u64::MAX };
+        let own = members::part_within(self.members.ring(), &span);
+        let cross = own.is_empty() || self.rng.u8(..100) < CROSS_ZONE_PERCENT;
+        let part = if cross { 0..self.members.ring().len() } else { own };
+        self.some_alive_within(part, self.config.gossip_fanout, &BTreeSet::new())
     }
 
     /// A peer tells what it has: asks for what is missing here.

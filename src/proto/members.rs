@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::Hasher as _,
+    ops::Range,
     sync::Arc,
     time::Duration,
 };
@@ -146,9 +147,14 @@ impl Place {
 
 /// The part of a ring that lies in a range of one zone.
 pub(crate) fn within<'a>(ring: &'a [Place], span: &Span) -> &'a [Place] {
+    &ring[part_within(ring, span)]
+}
+
+/// Where that part is.
+pub(crate) fn part_within(ring: &[Place], span: &Span) -> Range<usize> {
     let from = ring.partition_point(|at| (&at.zone, at.hash) < (&span.zone, span.lo));
     let to = ring.partition_point(|at| (&at.zone, at.hash) <= (&span.zone, span.hi));
-    &ring[from..to.max(from)]
+    from..to.max(from) // a peer may say that it ends before it begins
 }
 
 /// A node that was forgotten: it is not taken back before it proves itself anew.

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use crate::{
     NodeId, NodeStatus,
     proto::{
         Now, Protocol, Rule, Time,
-        members::{Place, Rtt},
+        members::{Members, Place, Rtt},
         schedule,
         timers::Timer,
     },
@@ -30,6 +31,8 @@ const CHECK_MIN: Duration = Duration::from_millis(50);
 const CHECK_OTHERS: usize = 3;
 /// A wake-up later than this says that the process stood still.
 const LATE: Duration = Duration::from_millis(100);
+/// How many members are drawn blindly for each that is wanted, before all are looked at.
+const DRAWS: usize = 4;
 /// Pings of others' that this node carries at a time.
 const HELPS_MAX: usize = 1_024;
 /// How long both sides must have been at rest before digests that differ mean that something was missed.
@@ -216,32 +219,44 @@ impl Protocol {
         }
     }
 
-    /// Up to `count` members believed alive, connected first, in random order.
+    /// Up to `count` members believed alive, by chance: those that are connected, if there are any.
     pub(super) fn some_alive(&mut self, count: usize, except: &BTreeSet<NodeId>) -> Vec<NodeId> {
-        let alive = |linked: bool| {
-            self.members
-                .others()
-                .filter(|(id, m)| {
-                    m.status == NodeStatus::Alive && m.linked == linked && !except.contains(*id)
-                })
-                .map(|(id, _)| id.clone())
-                .collect::<Vec<_>>()
+        let whole = 0..self.members.ring().len();
+        self.some_alive_within(whole, count, except)
+    }
+
+    /// The same of a part of the ring.
+    pub(super) fn some_alive_within(
+        &mut self,
+        part: Range<usize>,
+        count: usize,
+        except: &BTreeSet<NodeId>,
+    ) -> Vec<NodeId> {
+        let ring = self.members.take_ring();
+        let nodes = &ring[part];
+        let mut some: Vec<NodeId> = Vec::new();
+        let fits = |members: &Members, some: &[NodeId], id: &NodeId, linked: bool| {
+            members.get(id).is_some_and(|m| m.status == NodeStatus::Alive && m.linked == linked)
+                && !except.contains(id)
+                && !some.contains(id)
         };
-        let mut some = alive(true);
-        if some.len() > count {
-            // A partial shuffle: the first `count` places are drawn.
-            for at in 0..count {
-                let other = self.rng.usize(at..some.len());
-                some.swap(at, other);
-            }
-        } else {
-            self.rng.shuffle(&mut some);
-            if some.is_empty() {
-                some = alive(false);
-                self.rng.shuffle(&mut some);
+        // Mostly the first who are drawn will do, and nobody has to look at a thousand others.
+        for _ in 0..nodes.len().min(DRAWS * count) {
+            let drawn = &nodes[self.rng.usize(..nodes.len())].node_id;
+            if some.len() < count && fits(&self.members, &some, drawn, true) {
+                some.push(drawn.clone());
             }
         }
-        some.truncate(count);
+        for linked in [true, false] {
+            if some.len() == count || !linked && !some.is_empty() {
+                break;
+            }
+            let rest = nodes.iter().map(|place| &place.node_id);
+            let rest = rest.filter(|id| fits(&self.members, &some, id, linked));
+            let drawn = self.rng.choose_multiple(rest, count - some.len());
+            some.extend(drawn.into_iter().cloned());
+        }
+        self.members.put_ring(ring);
         some
     }
 }

@@ -118,7 +118,7 @@ impl World {
         self.conns.push(Conn::new([from, target], self.now));
         self.dials[number].accepted = Some((conn, Box::new(welcome)));
         self.enter(conn, 1, hello);
-        self.at(KEEP_ALIVE, Step::KeepAlive(conn));
+        self.at_regular(KEEP_ALIVE, Step::KeepAlive(conn));
         let link = self.link_between(address, here);
         let at = self.now + self.one_way(&link);
         self.at_micros(at, Step::Welcome(number));

@@ -253,6 +253,10 @@ impl World {
         self.at_micros(self.now + micros(delay), step);
     }
 
+    fn at_regular(&mut self, delay: Duration, step: Step) {
+        self.queue.push_regular(self.now + micros(delay), step);
+    }
+
     fn at_micros(&mut self, at: u64, step: Step) {
         self.queue.push(at.max(self.now), step);
     }

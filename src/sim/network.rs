@@ -396,7 +396,7 @@ impl World {
             }
         }
         if self.conns[conn].ends.contains(&End::Open) {
-            self.at(KEEP_ALIVE, Step::KeepAlive(conn));
+            self.at_regular(KEEP_ALIVE, Step::KeepAlive(conn));
         }
     }
 }
