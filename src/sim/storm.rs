@@ -10,8 +10,9 @@ use crate::{
 
 /// How long a cluster may take to agree after the troubles.
 const AGREE_WITHIN: Duration = Duration::from_secs(300);
-/// Between two writes, on average.
-const WRITE_EVERY_MS: u64 = 200;
+/// Between two writes, on average: a seed draws one. Where much is written nodes have no rest in which to
+/// compare their hashes, and where little is nothing overlaps.
+const WRITE_EVERY_MS: [u64; 5] = [100, 300, 1_000, 3_000, 10_000];
 
 /// What came of it.
 #[derive(Debug)]
@@ -30,12 +31,13 @@ pub(crate) fn storm(world: &mut World, nodes: usize, span: Duration) -> Outcome 
     world.start(nodes);
     world.run_to_agreement(Duration::from_secs(60));
     let troubles = world.draw_troubles(span);
+    let pace = WRITE_EVERY_MS[world.rng.usize(..WRITE_EVERY_MS.len())];
     let end = world.now + super::micros(span);
     let mut writes = 0;
     while world.now < end {
         write_something(world);
         writes += 1;
-        let wait = world.rng.u64(1..2 * WRITE_EVERY_MS);
+        let wait = world.rng.u64(1..2 * pace);
         world.run(Duration::from_millis(wait));
     }
     world.run(Duration::from_millis(1));

@@ -56,7 +56,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let runs =
         crew::work("seeds", args.get("threads")?, &seeds, |seed| live_through(*seed, nodes, span, trace));
     let taken = begun.elapsed();
-    print!("{}", summary(&runs, taken));
+    println!("{}", summary(&runs, taken));
     if !args.text("csv").is_empty() {
         series(&runs).write_csv(args.text("csv").as_ref())?;
     }
@@ -144,8 +144,7 @@ fn summary(runs: &[Run], taken: Duration) -> String {
         ),
     );
     let drawn: Vec<_> = drawn.iter().map(|(trouble, count)| format!("{trouble:?} {count}")).collect();
-    row("worlds with each trouble", drawn.join(", "));
-    table.markdown()
+    format!("{}\nworlds with each trouble: {}", table.markdown(), drawn.join(", "))
 }
 
 fn series(runs: &[Run]) -> Table {
