@@ -2,7 +2,7 @@
 //! suspicions, counts confirmations, and convicts only who did not answer this node's own check (verify
 //! before you bury).
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use crate::{
     EventData, EventKind, NodeId, NodeStatus,
@@ -137,7 +137,7 @@ impl Protocol {
         let solicit =
             Solicit { node_id: id.clone(), epoch: member.body.epoch, incarnation: member.body.incarnation };
         let count = suspicion::confirmations_needed(&self.config, self.members.live()) + 2;
-        for peer in self.some_alive(count, &BTreeSet::from([id.clone()])) {
+        for peer in self.some_alive_near(id, count) {
             self.send_part(&peer, kind::SOLICIT, &solicit);
         }
         let _ = now;

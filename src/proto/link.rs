@@ -238,6 +238,16 @@ impl Protocol {
         rank <= close || u128::from(mine.wrapping_add(place).wrapping_mul(MIX) >> 32) % rank < close
     }
 
+    /// Of how many neighbours on the ring, to either side, a connection stands for sure. Ranks are guessed from
+    /// distances, so a quarter is left out.
+    pub(super) fn reach(&self) -> usize {
+        if self.members.live() > self.config.max_connections {
+            (self.config.max_connections / CLOSE_PART) * 3 / 4
+        } else {
+            usize::MAX
+        }
+    }
+
     /// A member's turn to be dialled.
     pub(super) fn dial_planned(&mut self, id: &NodeId) {
         if self.members.get(id).is_some_and(|member| member.is_live() && !member.linked) {

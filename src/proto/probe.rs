@@ -101,15 +101,18 @@ impl Protocol {
         }
     }
 
-    /// Whom to probe: in the order that all nodes share, so that each is probed once a period.
-    fn next_target(&mut self, now: Now) -> Option<NodeId> {
+    /// Whom to probe: in the order that all nodes share, so that each is probed once a period. In a cluster
+    /// with more nodes than connections a target stands near on the ring, where a connection stands too: a
+    /// probe by way of a handshake costs ten times as much and takes longer to fail.
+    pub(super) fn next_target(&mut self, now: Now) -> Option<NodeId> {
         let period_ms = u64::try_from(self.config.ping_interval.as_millis()).unwrap_or(1).max(1);
         let shared = self.config.has(Rule::SharedSchedule);
         let period = if shared { now.wall_ms / period_ms } else { self.counters.probes };
         let me = Place::of(self.members.me());
+        let reach = self.reach();
         let others = self.members.ring();
         let rank = others.partition_point(|other| *other < me);
-        let target = (rank + self.schedule.step(period, others.len() + 1)?) % (others.len() + 1);
+        let target = (rank + self.schedule.step(period, others.len() + 1, reach)?) % (others.len() + 1);
         let place = if target < rank { others.get(target) } else { others.get(target.checked_sub(1)?) };
         place.map(|place| place.node_id.clone())
     }
@@ -155,7 +158,7 @@ impl Protocol {
     /// The direct ping was not answered in time: others are asked to try.
     pub(super) fn probe_indirectly(&mut self, seq: u64, now: Now) {
         let Some(target) = self.probes.get(&seq).map(|probe| probe.target.clone()) else { return };
-        let helpers = self.some_alive(self.config.ping_req_count, &BTreeSet::from([target.clone()]));
+        let helpers = self.some_alive_near(&target, self.config.ping_req_count);
         if helpers.is_empty() {
             return; // nobody to ask: the target has the whole time
         }
@@ -223,6 +226,20 @@ impl Protocol {
     pub(super) fn some_alive(&mut self, count: usize, except: &BTreeSet<NodeId>) -> Vec<NodeId> {
         let whole = 0..self.members.ring().len();
         self.some_alive_within(whole, count, except)
+    }
+
+    /// The same of those that have a connection to that member, and are not it.
+    pub(super) fn some_alive_near(&mut self, id: &NodeId, count: usize) -> Vec<NodeId> {
+        let others = self.members.ring().len();
+        let (reach, place) = (self.reach() / 3, self.members.get(id).map(Place::of));
+        let part = match place.filter(|_| reach < others) {
+            None => 0..others,
+            Some(place) => {
+                let rank = self.members.ring().partition_point(|other| *other < place);
+                rank.saturating_sub(reach)..(rank + reach).min(others)
+            }
+        };
+        self.some_alive_within(part, count, &BTreeSet::from([id.clone()]))
     }
 
     /// The same of a part of the ring.

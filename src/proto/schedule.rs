@@ -10,8 +10,8 @@ use siphasher::sip::SipHasher13;
 #[derive(Debug)]
 pub(super) struct Schedule {
     key: (u64, u64),
-    /// The steps of one pass, in order: for this pass, among so many nodes.
-    pass: Option<(u64, usize, Vec<u32>)>,
+    /// The steps of one pass, in order: for this pass, among so many nodes, up to so far.
+    pass: Option<(u64, (usize, usize), Vec<u32>)>,
 }
 
 impl Schedule {
@@ -19,18 +19,21 @@ impl Schedule {
         Self { key, pass: None }
     }
 
-    /// How many ranks further the target of `period` stands among `nodes`; `None` if there is no other.
-    pub(super) fn step(&mut self, period: u64, nodes: usize) -> Option<usize> {
+    /// How many ranks further the target of `period` stands among `nodes`, and no more than `reach` to either
+    /// side; `None` if there is no other.
+    pub(super) fn step(&mut self, period: u64, nodes: usize, reach: usize) -> Option<usize> {
         let others = nodes.checked_sub(1).filter(|others| *others > 0)?;
-        let others_long = others as u64;
-        let (pass, index) = (period / others_long, period % others_long);
-        if self.pass.as_ref().is_none_or(|(of, among, _)| (*of, *among) != (pass, nodes)) {
+        let reach = reach.clamp(1, others);
+        let steps = others.min(2 * reach) as u64;
+        let (pass, index) = (period / steps, period % steps);
+        if self.pass.as_ref().is_none_or(|(of, among, ..)| (*of, *among) != (pass, (nodes, reach))) {
             let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
             hasher.write_u64(pass);
-            hasher.write_u64(others_long);
-            let mut steps: Vec<u32> = (1..).take(others).collect();
+            hasher.write_u64(others as u64);
+            let near = |step: &u32| *step as usize <= reach || nodes - *step as usize <= reach;
+            let mut steps: Vec<u32> = (1..).take(others).filter(near).collect();
             fastrand::Rng::with_seed(hasher.finish()).shuffle(&mut steps);
-            self.pass = Some((pass, nodes, steps));
+            self.pass = Some((pass, (nodes, reach), steps));
         }
         let (_, _, steps) = self.pass.as_ref()?;
         steps.get(usize::try_from(index).ok()?).map(|step| *step as usize)
@@ -53,18 +56,37 @@ mod tests {
         let mut schedule = Schedule::new((1, 2));
         let nodes = 17;
         for period in 0..40 {
-            let step = schedule.step(period, nodes).unwrap();
+            let step = schedule.step(period, nodes, nodes).unwrap();
             let targets: BTreeSet<_> = (0..nodes).map(|rank| (rank + step) % nodes).collect();
             assert_eq!(targets.len(), nodes);
             assert!(!step.is_multiple_of(nodes));
         }
-        let steps: BTreeSet<_> = (0..16).map(|period| schedule.step(period, nodes).unwrap()).collect();
+        let steps: BTreeSet<_> = (0..16).map(|period| schedule.step(period, nodes, nodes).unwrap()).collect();
         assert_eq!(steps.len(), 16);
     }
 
     #[test]
+    fn within_reach_are_as_many_to_either_side_and_each_has_its_turn() {
+        for (nodes, reach, expected) in [
+            (17, 2, vec![1, 2, 15, 16]),
+            (17, 8, (1..17).collect()),
+            (17, 99, (1..17).collect()),
+            (2, 1, vec![1]),
+            (3, 0, vec![1, 2]),
+        ] {
+            let mut schedule = Schedule::new((1, 2));
+            let first = expected.len() as u64 * 7; // where a pass begins
+            let turns = first..first + expected.len() as u64;
+            let mut steps: Vec<_> =
+                turns.map(|period| schedule.step(period, nodes, reach).unwrap()).collect();
+            steps.sort_unstable();
+            assert_eq!(steps, expected, "{nodes} nodes, {reach} to either side");
+        }
+    }
+
+    #[test]
     fn alone_there_is_nobody_to_probe() {
-        assert_eq!(Schedule::new((1, 2)).step(5, 1), None);
+        assert_eq!(Schedule::new((1, 2)).step(5, 1, 1), None);
     }
 
     #[test]

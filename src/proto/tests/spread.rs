@@ -194,3 +194,32 @@ fn in_a_large_cluster_connections_are_kept_at_every_scale() {
     let each = kept / cores.len();
     assert!((20..60).contains(&each), "{each} on average");
 }
+
+#[test]
+fn in_a_large_cluster_each_is_probed_once_a_period_by_one_that_is_connected() {
+    let mut cores: Vec<_> = fleet(&[0; 120], &BTreeSet::new()).into_values().collect();
+    for core in &mut cores {
+        core.config.max_connections = 96;
+    }
+    let place = |cores: &[Protocol], id: &NodeId| {
+        cores.iter().find(|core| core.id() == id).map(|core| core.members.me().place).unwrap()
+    };
+    let (mut all, mut close, mut reached) = (0, 0, 0);
+    for period in 10..20 {
+        let mut probed = BTreeSet::new();
+        for rank in 0..cores.len() {
+            let target = cores[rank].next_target(at(period * 1_000)).unwrap();
+            let at_target = place(&cores, &target);
+            all += 1;
+            close += usize::from(cores[rank].is_kept_close(at_target));
+            let helper = cores[rank].some_alive_near(&target, 1).pop().unwrap();
+            assert_ne!(helper, target);
+            let helper = cores.iter().find(|core| *core.id() == helper).unwrap();
+            reached += usize::from(helper.is_kept_close(at_target));
+            probed.insert(target);
+        }
+        assert_eq!(probed.len(), cores.len(), "each once");
+    }
+    assert!(close * 100 > all * 97, "{close} of {all} by a connection");
+    assert!(reached * 100 > all * 97, "{reached} of {all} helpers have a connection to the target");
+}

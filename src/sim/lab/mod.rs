@@ -17,6 +17,7 @@ mod partition;
 mod plot;
 mod report;
 mod restart_storm;
+mod scale;
 mod table;
 mod ticks;
 
@@ -44,6 +45,7 @@ const COMMANDS: &[Command] = &[
     load::COMMAND,
     partition::COMMAND,
     restart_storm::COMMAND,
+    scale::COMMAND,
 ];
 
 /// Carries out one command line of the `simulate` example.
