@@ -76,6 +76,8 @@ pub struct ProtoCounters {
     pub handoffs_lost: u64,
     /// Ranges left to gossip after five tries.
     pub handoffs_given_up: u64,
+    /// Ranges that a neighbour served because nobody in them was connected to this node.
+    pub detours: u64,
     /// Hand-offs not taken over, since too many were under way.
     pub handoffs_refused: u64,
     /// Copies of batches that had come before.

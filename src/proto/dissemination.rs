@@ -64,6 +64,8 @@ const SEEN_FOR: Duration = Duration::from_secs(5);
 const SEEN_MAX: usize = 65_536;
 /// How many relays are drawn blindly before all are looked at.
 const DRAWS: usize = 4;
+/// How many neighbours of a range, to either side, may serve it in its stead.
+const DETOUR: usize = 16;
 /// Ranges of one batch served at most.
 const SPANS_MAX: usize = 64;
 
@@ -90,6 +92,8 @@ struct Handoff {
     wait: Duration,
     /// A copy for one node that is suspected: nobody else can take it over.
     leaf: bool,
+    /// Whether somebody outside the range may serve it.
+    may_detour: bool,
 }
 
 /// A batch that was delivered: its origin, epoch and number as the relay told them, and a hash of what it
@@ -311,9 +315,43 @@ impl Protocol {
                 }
             }
         }
+        let me = self.members.me();
+        let may_detour =
+            span.is_none_or(|span| span.zone == me.body.zone && (span.lo..=span.hi).contains(&me.place));
+        if may_detour {
+            let except: Vec<_> = [Some(&batch.origin), from].into_iter().flatten().cloned().collect();
+            for (to, span, _) in handed.iter_mut().filter(|(.., leaf)| !leaf) {
+                self.detour(&ring, span, &except, to);
+            }
+        }
         self.members.put_ring(ring);
         for (to, span, leaf) in handed {
-            self.hand_off(batch, to, span, leaf, now);
+            self.hand_off(batch, to, span, leaf, may_detour, now);
+        }
+    }
+
+    /// Where nobody in a range is connected to this node, a neighbour of the range serves it that is: who
+    /// stands so near is connected to all in it, and a handshake may be lost. Who serves a range in which it
+    /// does not stand asks nobody else to, or it might go round for ever.
+    fn detour(&mut self, ring: &[Place], span: &Span, except: &[NodeId], to: &mut NodeId) {
+        let linked = |members: &Members, id: &NodeId| {
+            members.get(id).is_some_and(|member| member.status == NodeStatus::Alive && member.linked)
+        };
+        if linked(&self.members, to) {
+            return;
+        }
+        let part = members::part_within(ring, span);
+        let before = &ring[part.start.saturating_sub(DETOUR)..part.start];
+        let after = &ring[part.end..(part.end + DETOUR).min(ring.len())];
+        let near: Vec<_> = before
+            .iter()
+            .chain(after)
+            .filter(|at| at.zone == span.zone && !except.contains(&at.node_id))
+            .filter(|at| linked(&self.members, &at.node_id))
+            .collect();
+        if !near.is_empty() {
+            self.counters.detours += 1;
+            to.clone_from(&near[self.rng.usize(..near.len())].node_id);
         }
     }
 
@@ -408,14 +446,22 @@ impl Protocol {
         })
     }
 
-    fn hand_off(&mut self, batch: &Arc<Batch>, to: NodeId, span: Span, leaf: bool, now: Now) {
+    fn hand_off(
+        &mut self,
+        batch: &Arc<Batch>,
+        to: NodeId,
+        span: Span,
+        leaf: bool,
+        may_detour: bool,
+        now: Now,
+    ) {
         self.spreader.last_handoff += 1;
         self.spreader.repeats = (self.spreader.repeats + REPEATS_PER_MILLE).min(REPEATS_SAVED * 1_000);
         let number = self.spreader.last_handoff;
         let wait = self.ack_wait(&to, batch.payload.len());
         self.send_handoff(number, batch, &to, &span);
-        let handoff =
-            Handoff { batch: Arc::clone(batch), span, to, tried: Vec::new(), sent: now.time, wait, leaf };
+        let (batch, tried, sent) = (Arc::clone(batch), Vec::new(), now.time);
+        let handoff = Handoff { batch, span, to, tried, sent, wait, leaf, may_detour };
         self.timers.set(Timer::Handoff(number), now.time + wait);
         self.spreader.handoffs.insert(number, handoff);
     }
@@ -508,6 +554,9 @@ impl Protocol {
             } else if let Some(first) = self.tried_longest_ago(&handoff.tried) {
                 handoff.to = first;
             }
+            if handoff.may_detour {
+                self.detour(&ring, &handoff.span, &except, &mut handoff.to);
+            }
             self.members.put_ring(ring);
         }
         if !self.members.is_live(&handoff.to) {
@@ -545,6 +594,19 @@ impl Protocol {
             self.members.get(id).is_some_and(|m| m.is_heard_within(self.config.ping_interval, now.time));
         if !heard {
             self.probe_now(id, now);
+        }
+    }
+
+    /// A connection stands: what waited for it has just been sent, over a path that is known now.
+    pub(super) fn expect_handoffs_from(&mut self, peer: &NodeId, now: Now) {
+        let mut waiting = Vec::new();
+        for (number, handoff) in self.spreader.handoffs.iter_mut().filter(|(_, handoff)| handoff.to == *peer)
+        {
+            handoff.sent = now.time;
+            waiting.push((*number, handoff.batch.payload.len()));
+        }
+        for (number, len) in waiting {
+            self.timers.set_by(Timer::Handoff(number), now.time + self.ack_wait(peer, len));
         }
     }
 

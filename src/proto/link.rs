@@ -147,6 +147,7 @@ impl Protocol {
             member.disabled = hello.disabled.iter().map(Into::into).collect();
         });
         self.timers.clear(&Timer::Dial(peer.clone()));
+        self.expect_handoffs_from(peer, now);
         self.hear(peer, now);
         self.surpass(introduction.your_epoch, now);
         if buried && let Some(accusation) = self.accusation(peer, true) {

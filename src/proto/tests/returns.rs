@@ -75,7 +75,7 @@ fn a_node_that_never_heard_of_it_admits_a_dead_one_as_dead() {
     let (mut a, mut c) = (core("a"), core("c"));
     connect(&mut a, &mut c, at(0));
     a.synced = Some(0);
-    drain(&mut a);
+    wire(&mut a, &mut c, &[]).run(1, 8); // what their meeting has set off comes to its end
     told_on_a_stream(&mut a, 0, Standing::Dead, 10);
     let outputs = run(&mut a, 20);
     assert_eq!(status(&a), Some(NodeStatus::Dead));

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use crate::{
     NodeId, Options, StateType, Value,
     proto::{Protocol, tests_support::*},
+    wire::CloseCode,
 };
 
 /// A fleet whose members all know and are connected to one another, but for some pairs that never met.
@@ -89,6 +90,53 @@ fn whom_the_origin_does_not_know_is_reached_through_those_who_do() {
         prop_assert!(got.len() + strangers.len() >= nodes, "{} of {nodes}, {strangers:?}", got.len());
         prop_assert!(copies <= nodes as u64 + 2 * strangers.len() as u64, "{copies} copies for {nodes} nodes");
     });
+}
+
+/// A partial cut: some pairs see one another only through third parties.
+#[test]
+fn whom_the_origin_has_no_connection_to_is_served_by_a_neighbour_at_once() {
+    for cut in 1..9 {
+        let mut fleet = fleet(&[0; 9], &BTreeSet::new());
+        let names: Vec<_> = fleet.keys().cloned().collect();
+        for (one, other) in [(0, cut), (cut, 0)] {
+            let core = fleet.get_mut(&names[one]).unwrap();
+            core.handle_disconnected(&names[other], CloseCode::UNSPECIFIED, false, at(900));
+            drain(core);
+        }
+        let before: u64 = fleet.values().map(|core| core.counters().handoffs).sum();
+        let value = Value::encode(&1).unwrap();
+        let origin = fleet.get_mut(&names[0]).unwrap();
+        origin.broadcast(&StateType::DRAIN, "x", value, Options::default(), at(1_000)).unwrap();
+        let mut waiting = vec![names[0].clone()];
+        while let Some(from) = waiting.pop() {
+            for (to, bytes) in sent(&drain(fleet.get_mut(&from).unwrap())) {
+                let passes = ![(&names[0], &names[cut]), (&names[cut], &names[0])].contains(&(&from, &to));
+                if passes {
+                    fleet.get_mut(&to).unwrap().handle_message(&from, &bytes, at(1_000));
+                    waiting.push(to);
+                }
+            }
+        }
+        let got = fleet.values().filter(|core| core.get(&StateType::DRAIN, "x").is_some()).count();
+        let sum = |of: fn(&Protocol) -> u64| fleet.values().map(of).sum::<u64>();
+        assert_eq!((got, sum(|core| core.counters().detours)), (9, 1), "{} is cut off", names[cut]);
+        assert_eq!(sum(|core| core.counters().handoffs) - before, 9, "one copy more than there are others");
+    }
+}
+
+/// Two that are both asked to serve a range in which they do not stand do not ask one another in turn.
+#[test]
+fn a_detour_ends_with_who_was_asked() {
+    let mut fleet = fleet(&[0; 9], &BTreeSet::new());
+    let names: Vec<_> = fleet.keys().cloned().collect();
+    for name in &names[..8] {
+        let core = fleet.get_mut(name).unwrap();
+        core.handle_disconnected(&names[8], CloseCode::UNSPECIFIED, false, at(900));
+        drain(core);
+    }
+    let (got, copies) = broadcast(&mut fleet);
+    assert_eq!((got.len(), copies), (9, 9));
+    assert_eq!(fleet.values().map(|core| core.counters().detours).sum::<u64>(), 1);
 }
 
 #[test]
