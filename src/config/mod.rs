@@ -316,7 +316,8 @@ mod tests {
         "enabled": false, "node-id": "auto", "bind-address": "0.0.0.0", "bind-port": 7946, "seeds": [],
         "gossip-interval-ms": 200, "gossip-fanout": 2, "push-pull-interval-ms": 10000, "max-batch-size": 100,
         "zone": null, "ping-interval-ms": 1000, "ping-timeout-ms": 500, "ping-req-count": 3,
-        "suspicion-mult": 3, "fast-detection": false, "sync-health": true, "sync-circuit-breaker": true, "sync-drain": true,
+        "suspicion-mult": 3, "fast-detection": false,
+        "sync-health": true, "sync-circuit-breaker": true, "sync-drain": true,
         "sync-conntrack": true, "advertise-address": null, "tags": {},
         "tls": {"ca": null, "cert": null, "key": null, "crl": null, "shared-certificate": false},
         "dead-node-reclaim-ms": 86400000, "tombstone-ttl-ms": 86400000, "max-connections": 512

@@ -401,8 +401,9 @@ impl Protocol {
         self.begin_epoch(epoch, now);
     }
 
-    /// An epoch later than that, and no earlier than now. Not the very next: a process before this one may have gone beyond the same,
-    /// and who knew of that may not be here. Two that write under one epoch make dots that mean two things.
+    /// An epoch later than that, and no earlier than now. Not the very next: a process before this one may
+    /// have gone beyond the same, and who knew of that may not be here. Two that write under one epoch make
+    /// dots that mean two things.
     pub(super) fn epoch_after(&mut self, epoch: u64, now: Now) -> u64 {
         let latest = now.wall_ms.saturating_add(AHEAD_MAX_MS); // beyond it nobody would believe it
         epoch.saturating_add(self.rng.u64(1..=EPOCH_STEP_MAX_MS)).max(now.wall_ms).min(latest)

@@ -239,8 +239,8 @@ impl Protocol {
         rank <= close || u128::from(mine.wrapping_add(place).wrapping_mul(MIX) >> 32) % rank < close
     }
 
-    /// Of how many neighbours on the ring, to either side, a connection stands for sure. Ranks are guessed from
-    /// distances, so a quarter is left out.
+    /// Of how many neighbours on the ring, to either side, a connection stands for sure. Ranks are guessed
+    /// from distances, so a quarter is left out.
     pub(super) fn reach(&self) -> usize {
         if self.members.live() > self.config.max_connections {
             (self.config.max_connections / CLOSE_PART) * 3 / 4

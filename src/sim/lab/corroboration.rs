@@ -365,18 +365,22 @@ fn before(args: &Args) -> String {
 const SIZES: &str = "## `fast-detection` as it ships, by size";
 
 const AFTER: &str = "\
-chitchat: version 0.13.0, gossip every 200 ms, phi 8, measured on one machine over loopback, medians of 3 to 5 crashes; \
-its bytes include 42 of headers a packet and its packets are not encrypted, while ours are the core's messages before \
-QUIC and UDP add theirs: compare how they grow, and count the headers in by the messages.\n\n\
+chitchat: version 0.13.0, gossip every 200 ms, phi 8, measured on one machine over loopback, medians of 3 to \
+5 crashes; its bytes include 42 of headers a packet and its packets are not encrypted, while ours are the \
+core's messages before QUIC and UDP add theirs: compare how they grow, and count the headers in by the \
+messages.\n\n\
 What it shows:\n\n\
-- With the self-check no setting buried anybody in good health, however short the suspicion and however few shared it. \
-Without it, observers do what they can: a quarter of a second shared by one buries the healthy under three of the four \
-troubles, and beside a member that loses 80 % only two observers at 2 s, or four at 1 s, are safe.\n\
-- So the wait is not what keeps the healthy alive. From half a second on observers cost no time: solicited, they confirm \
-within one time-out. Below it their confirmations come too late to gain anything at the defaults.\n\
-- `fast-detection` takes 200 ms, 100 ms and suspicion-mult 1. It costs 175 bytes per node and second against the \
-defaults' 39, the same at every size.\n\n\
-What is weak: one world of each trouble and setting, and no trouble of a real host (a scheduler that is late by 50 ms \
-is not simulated). A crash takes longer to find in larger clusters, as the suspicion grows with the logarithm of \
-their size. The idle time before a crash is 5 to 7 s, shorter than a push-pull interval. A member that stands still for \
-longer than a suspicion lasts is called dead; such deaths are not counted here.";
+- With the self-check no setting buried anybody in good health, however short the suspicion and however few \
+shared it. Without it, observers do what they can: a quarter of a second shared by one buries the healthy \
+under three of the four troubles, and beside a member that loses 80 % only two observers at 2 s, or four at \
+1 s, are safe.\n\
+- So the wait is not what keeps the healthy alive. From half a second on observers cost no time: solicited, \
+they confirm within one time-out. Below it their confirmations come too late to gain anything at the \
+defaults.\n\
+- `fast-detection` takes 200 ms, 100 ms and suspicion-mult 1. It costs 175 bytes per node and second against \
+the defaults' 39, the same at every size.\n\n\
+What is weak: one world of each trouble and setting, and no trouble of a real host (a scheduler that is late \
+by 50 ms is not simulated). A crash takes longer to find in larger clusters, as the suspicion grows with the \
+logarithm of their size. The idle time before a crash is 5 to 7 s, shorter than a push-pull interval. A \
+member that stands still for longer than a suspicion lasts is called dead; such deaths are not counted \
+here.";

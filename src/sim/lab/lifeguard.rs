@@ -229,14 +229,14 @@ fn block_some(nodes: usize, case: Case, mult: u32, span: Duration) -> Wrong {
 }
 
 const AFTER: &str = "\
-The paper's and the model's counts are of other and mostly milder runs (theirs last 120 s, with as little as one blocked \
-member for 128 ms), so only shares compare. Here, too, LHA-Suspicion helps most and the buddy system alone not at all; \
-Lifeguard leaves 7 % of SWIM's false deaths where the paper leaves 1.5 %, and fewer at members that were well. LHA-Probe \
-alone saves messages but no lives: the paper leaves 16 % with it.\n\n\
-What differs from the paper: news, a death too, travels by this library's delegated spread in every row, so what one blocked \
-member says reaches all within milliseconds, before the accused can refute it; that is likely why SWIM's false deaths are mostly \
-told at members that were well.\n\n\
-Worse than the model: void probes and verifying first, without Lifeguard, leave false deaths at members that were blocked \
-themselves, where the model has none; at members that were well it has none here either. With all rules there is none \
-at all.\n\n\
+The paper's and the model's counts are of other and mostly milder runs (theirs last 120 s, with as little as \
+one blocked member for 128 ms), so only shares compare. Here, too, LHA-Suspicion helps most and the buddy \
+system alone not at all; Lifeguard leaves 7 % of SWIM's false deaths where the paper leaves 1.5 %, and fewer \
+at members that were well. LHA-Probe alone saves messages but no lives: the paper leaves 16 % with it.\n\n\
+What differs from the paper: news, a death too, travels by this library's delegated spread in every row, so \
+what one blocked member says reaches all within milliseconds, before the accused can refute it; that is \
+likely why SWIM's false deaths are mostly told at members that were well.\n\n\
+Worse than the model: void probes and verifying first, without Lifeguard, leave false deaths at members that \
+were blocked themselves, where the model has none; at members that were well it has none here either. With \
+all rules there is none at all.\n\n\
 What is weak: few runs of each row, of one sim seed each.";

@@ -30,25 +30,25 @@ pub(super) const COMMAND: Command = Command {
 
 /// What was done, on the page.
 const BEFORE: &str = "\
-Formed clusters, link delay 0.25 ms, no loss, one sim seed. After 4 s, 8 s are counted (a quarter of both for more than 2,000 nodes): idle, and while drawn nodes write 100 small records a second in all, one at a \
-time, to 1,000 keys. Bytes are those that the core hands to the transport, in messages and on sync streams. QUIC, \
-UDP and IP add to each datagram, and keep-alives of idle connections to each connection: those are not in.";
+Formed clusters, link delay 0.25 ms, no loss, one sim seed. After 4 s, 8 s are counted (a quarter of both \
+for more than 2,000 nodes): idle, and while drawn nodes write 100 small records a second in all, one at a \
+time, to 1,000 keys. Bytes are those that the core hands to the transport, in messages and on sync streams. \
+QUIC, UDP and IP add to each datagram, and keep-alives of idle connections to each connection: those are not \
+in.";
 /// What came of it.
 const AFTER: &str = "\
-Idle, a node sends the same whatever n is: one ping and one answer each second, and a push-pull of hashes every \
-10 s. Beyond 512 members (the limit of connections) most probes go to nodes without a connection, and each needs a \
-handshake: 0.7 a node and second among 1,024 (last column). A real handshake costs some 7 kB, which is not \
-in the bytes here: counted in, the goal of 600 B/s does not hold beyond 512 nodes. That is the weak place: probe partners \
-would have to be drawn mostly from nodes that are connected.
+Idle, a node sends the same whatever n is: one ping and one answer each second, and a push-pull of hashes \
+every 10 s. Beyond 512 members (the limit of connections) it probes neighbours on the ring, to whom a \
+connection stands. Before, it probed anybody, and most probes needed a handshake: 0.72 a node and second \
+among 1,024 (last column), some 7 kB each, which are not in the bytes here.
 
 Under writes a node sends each update about once (copies per update), with its share of acknowledgements and \
 digests: bytes do not depend on n, but on the rate of the whole cluster. memberlist sends each update \
-4·⌈log10(n + 1)⌉ times from every node: 8 times at 64, 16 at 1,024 (its retransmit limit), though in packets filled with \
-others. Its idle cost is about 270 B/s on plain UDP with headers.
+4·⌈log10(n + 1)⌉ times from every node: 8 times at 64, 16 at 1,024 (its retransmit limit), though in packets \
+filled with others. Its idle cost is about 270 B/s on plain UDP with headers.
 
-What is worse than it could be: at 100 updates a second, one by one, each update travels in a datagram of its own and \
-is acknowledged alone, 180 B in all for a key and value of some 30 B. 4,096 nodes that write were not \
-finished: each of them walks its whole ring for each hand-off, where it could search the range.";
+What is worse than it could be: at 100 updates a second, one by one, each update travels in a datagram of \
+its own and is acknowledged alone, 180 B in all for a key and value of some 30 B.";
 
 /// The limit of connections by default.
 const LINKS: usize = 512;

@@ -29,30 +29,31 @@ pub(super) const COMMAND: Command = Command {
 
 /// What was done, on the page.
 const BEFORE: &str = "\
-A formed cluster is cut into two halves for 10 s, 60 s or an hour. On each side drawn nodes write twice a second \
-to 1,000 keys of a shared type, half of which both sides write. Then the links come back, and writing ends. \
-Times are from that moment until all member tables are equal with everybody alive in them, and until all stores \
-are equal; bytes are what each node hands to its transport until both are so. Certificates are a name of six \
-bytes here; real ones add some 450 B wherever a claim carries them. Links: 0.25 ms, no loss; \
-connections survive 30 s of silence. Thirty seconds later the worlds' own check compares every table and every \
-record (last column).";
+A formed cluster is cut into two halves for 10 s, 60 s or an hour. On each side drawn nodes write twice a \
+second to 1,000 keys of a shared type, half of which both sides write. Then the links come back, and writing \
+ends. Times are from that moment until all member tables are equal with everybody alive in them, and until \
+all stores are equal; bytes are what each node hands to its transport until both are so. Certificates are a \
+name of six bytes here; real ones add some 450 B wherever a claim carries them. Links: 0.25 ms, no loss; \
+connections survive 30 s of silence. Thirty seconds later the worlds' own check compares every table and \
+every record (last column).";
 /// What came of it.
 const AFTER: &str = "\
 The references are invariants of the design, not another library's numbers: halves of a partition of any \
-length merge without an operator, and they are equal within 2 push-pull intervals (20 s) times ⌈log2 n⌉. Reached in \
-every run: one membership within about a second, one store within about three, however long the halves were \
-apart. memberlist forgets the dead after 30 s (`GossipToTheDeadTime`), and halves that were apart longer do not find \
-one another by themselves; that was not measured here.
+length merge without an operator, and they are equal within 2 push-pull intervals (20 s) times ⌈log2 n⌉. \
+Reached in every run: one membership within about a second, one store within about three, however long the \
+halves were apart. memberlist forgets the dead after 30 s (`GossipToTheDeadTime`), and halves that were \
+apart longer do not find one another by themselves; that was not measured here.
 
 How it happens: each node greets a random dead member every 2.5 s, so among n nodes the first greeting comes \
-after 2.5 s / n on average, and what it tells goes to all by the tree. Stores follow by the push-pull that a new connection \
-starts and by digests on pings, which come once a second: that is why the store takes seconds.
+after 2.5 s / n on average, and what it tells goes to all by the tree. Stores follow by the push-pull that a \
+new connection starts and by digests on pings, which come once a second: that is why the store takes \
+seconds.
 
-What is worse than it could be: bytes grow with n for each node, since each of n members must refute its death \
-once, and all must hear it. The cuts of 10 s, whose connections have survived, cost several \
-times that: 1.5 kB for each member, against 0.7 kB after 60 s. There every node that hears again from \
-one it holds dead tells it so on its own, and each such word is answered with a claim. A batch of claims for one batch of refutations \
-would be cheaper.";
+What is worse than it could be: bytes grow with n for each node, since each of n members must refute its \
+death once, and all must hear it. The cuts of 10 s, whose connections have survived, cost several times \
+that: 1.5 kB for each member, against 0.7 kB after 60 s. There every node that hears again from one it holds \
+dead tells it so on its own, and each such word is answered with a claim. A batch of claims for one batch of \
+refutations would be cheaper.";
 
 /// The limit of connections by default.
 const LINKS: usize = 512;

@@ -29,27 +29,30 @@ pub(super) const COMMAND: Command = Command {
 
 /// What was done, on the page.
 const BEFORE: &str = "\
-Every node of a formed cluster that holds 200 records crashes once and comes back 0.5 s later as a new process that \
-remembers nothing, in random order, evenly within 5 s; three of the nodes are everybody's seeds. Links: 0.25 ms, \
-no loss. Times are from the last restart until all member tables are equal, in the new epochs and with everybody \
-alive, and until all stores are equal. Ghosts are pairs of an observer and a member that is held otherwise than it is, \
-30 s later. False suspicions and deaths are events about a life that ran at that moment, summed over observers and \
-runs. Bytes are what each node, in both of its lives, handed to its transport from the first crash until one view. \
-Certificates are a name of six bytes here; real ones add some 450 B to each newcomer's claim.";
+Every node of a formed cluster that holds 200 records crashes once and comes back 0.5 s later as a new \
+process that remembers nothing, in random order, evenly within 5 s; three of the nodes are everybody's \
+seeds. Links: 0.25 ms, no loss. Times are from the last restart until all member tables are equal, in the \
+new epochs and with everybody alive, and until all stores are equal. Ghosts are pairs of an observer and a \
+member that is held otherwise than it is, 30 s later. False suspicions and deaths are events about a life \
+that ran at that moment, summed over observers and runs. Bytes are what each node, in both of its lives, \
+handed to its transport from the first crash until one view. Certificates are a name of six bytes here; real \
+ones add some 450 B to each newcomer's claim.";
 /// What came of it.
 const AFTER: &str = "\
-The goal: a mass restart within 5 s ends with all alive within 10 s. Reached at the first look, \
-20 ms after the last restart, since each newcomer's claim has gone to all by the tree when the next one comes. No ghost, and no \
-false death. memberlist#311 is the same case ended otherwise: accusations that never reach the restarted node.
+The goal: a mass restart within 5 s ends with all alive within 10 s. Reached at the first look, 20 ms after \
+the last restart, since each newcomer's claim has gone to all by the tree when the next one comes. No ghost, \
+and no false death. memberlist#311 is the same case ended otherwise: accusations that never reach the \
+restarted node.
 
-Found on the way and mended: a ping to a node that has just restarted went by the connection of its earlier life, was \
-answered with a reset and lost, and so were the helpers' pings: 6,187 false suspicions with 256 nodes \
-(seed 0). Now the ping is sent again when its connection turns out to be dead. With 512 nodes 363 events of that kind \
-remain, all taken back; their cause was not traced.
+Found on the way and mended: a ping to a node that has just restarted went by the connection of its earlier \
+life, was answered with a reset and lost, and so were the helpers' pings: 6,187 false suspicions with 256 \
+nodes (seed 0). Now the ping is sent again when its connection turns out to be dead. With 512 nodes 363 \
+events of that kind remain, all taken back; their cause was not traced.
 
-What is worse than it could be: bytes and connections of each node grow with n. Each of n new claims goes to all, each \
-newcomer gets the table and the store from two peers, and every pair connects anew, which costs real handshakes \
-(about 0.8 ms of work and 7 kB each) that are not in the bytes. 1,000 nodes were not run: 512 take minutes.";
+What is worse than it could be: bytes and connections of each node grow with n. Each of n new claims goes to \
+all, each newcomer gets the table and the store from two peers, and every pair connects anew, which costs \
+real handshakes (about 0.8 ms of work and 7 kB each) that are not in the bytes. 1,000 nodes were not run: \
+512 take minutes.";
 
 /// The limit of connections by default.
 const LINKS: usize = 512;

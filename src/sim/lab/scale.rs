@@ -29,15 +29,17 @@ pub(super) const COMMAND: Command = Command {
 };
 
 const BEFORE: &str = "\
-Formed clusters with the limit of 512 connections, link delay 0.25 ms, no loss, one core. First nothing happens but \
-probes, push-pulls, gossip ticks and keep-alives; then a drawn node writes now and then. *Virtual to real*: seconds of \
-the cluster's life for one of this machine's, without the forming. *Memory*: the program's peak for each node.";
+Formed clusters with the limit of 512 connections, link delay 0.25 ms, no loss, one core. First nothing \
+happens but probes, push-pulls, gossip ticks and keep-alives; then a drawn node writes now and then. \
+*Virtual to real*: seconds of the cluster's life for one of this machine's, without the forming. *Memory*: \
+the program's peak for each node.";
 
 const AFTER: &str = "\
 Goal: 1,000 nodes at ten times real time or better, and 10,000 nodes at all.\n\n\
-What takes the time in a large idle cluster is mostly not the protocol: 512 connections of each node keep themselves \
-alive every 2 s. Memory grows with the square of the nodes, since each has a table of all: rows that say the same are \
-one in memory, what remains is 40 to 60 bytes for each pair in the table and its ring, and the connections.";
+What takes the time in a large idle cluster is mostly not the protocol: 512 connections of each node keep \
+themselves alive every 2 s. Memory grows with the square of the nodes, since each has a table of all: rows \
+that say the same are one in memory, what remains is 40 to 60 bytes for each pair in the table and its ring, \
+and the connections.";
 
 /// A connection limit, and where `span` counts in full.
 const LINKS: usize = 512;
