@@ -235,6 +235,8 @@ pub struct NodeInfo {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -255,6 +257,20 @@ mod tests {
         }
         assert!(NodeId::new("x".repeat(129)).unwrap_err().to_string().contains("129 characters"));
         assert!(NodeId::new("x".repeat(1 << 20)).unwrap_err().to_string().len() < 400);
+    }
+
+    #[test]
+    fn names_are_ordered_and_hashed_as_their_texts() {
+        let name = "[AB.]{1,10}";
+        proptest!(|(a in name, b in name)| {
+            let (Ok(one), Ok(other)) = (NodeId::new(a.as_str()), NodeId::new(b.as_str())) else {
+                return Ok(());
+            };
+            prop_assert_eq!(one.cmp(&other), a.cmp(&b));
+            prop_assert_eq!(one == other, a == b);
+            let known = std::collections::HashSet::from([one]);
+            prop_assert!(known.contains(a.as_str()));
+        });
     }
 
     #[test]

@@ -228,18 +228,19 @@ impl Protocol {
         self.some_alive_within(whole, count, except)
     }
 
-    /// The same of those that have a connection to that member, and are not it.
+    /// The same of those that have a connection to that member and are not it; of all, if they are too few.
     pub(super) fn some_alive_near(&mut self, id: &NodeId, count: usize) -> Vec<NodeId> {
-        let others = self.members.ring().len();
-        let (reach, place) = (self.reach() / 3, self.members.get(id).map(Place::of));
-        let part = match place.filter(|_| reach < others) {
-            None => 0..others,
-            Some(place) => {
-                let rank = self.members.ring().partition_point(|other| *other < place);
-                rank.saturating_sub(reach)..(rank + reach).min(others)
+        let (others, reach, except) =
+            (self.members.ring().len(), self.reach() / 3, BTreeSet::from([id.clone()]));
+        if let Some(place) = self.members.get(id).map(Place::of).filter(|_| reach < others) {
+            let rank = self.members.ring().partition_point(|other| *other < place);
+            let near = rank.saturating_sub(reach)..(rank + reach).min(others);
+            let some = self.some_alive_within(near, count, &except);
+            if some.len() == count {
+                return some;
             }
-        };
-        self.some_alive_within(part, count, &BTreeSet::from([id.clone()]))
+        }
+        self.some_alive_within(0..others, count, &except)
     }
 
     /// The same of a part of the ring.

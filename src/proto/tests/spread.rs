@@ -252,6 +252,10 @@ fn in_a_large_cluster_each_is_probed_once_a_period_by_one_that_is_connected() {
     let place = |cores: &[Protocol], id: &NodeId| {
         cores.iter().find(|core| core.id() == id).map(|core| core.members.me().place).unwrap()
     };
+    let first = cores[0].next_target(at(1_000)).unwrap();
+    cores[0].config.max_connections = 1;
+    assert_eq!(cores[0].some_alive_near(&first, 3).len(), 3, "where nobody is near, anybody helps");
+    cores[0].config.max_connections = 96;
     let (mut all, mut close, mut reached) = (0, 0, 0);
     for period in 10..20 {
         let mut probed = BTreeSet::new();
