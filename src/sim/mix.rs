@@ -102,6 +102,12 @@ pub(crate) enum Planned {
     End,
 }
 
+impl Trouble {
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        TROUBLES.into_iter().map(|(trouble, _)| trouble)
+    }
+}
+
 impl World {
     /// Draws kinds of trouble, and plans them for the next `span`; at its end all links are whole, all
     /// processes that run keep up, and all clocks run as they should. Says which were drawn.
@@ -109,11 +115,7 @@ impl World {
         let mut drawn = BTreeSet::new();
         while drawn.len() < 2 {
             let chance = self.rng.u32(15..60);
-            drawn = TROUBLES
-                .map(|(trouble, _)| trouble)
-                .into_iter()
-                .filter(|_| self.rng.u32(..100) < chance)
-                .collect();
+            drawn = Trouble::all().filter(|_| self.rng.u32(..100) < chance).collect();
         }
         self.plan(&drawn, span);
         drawn

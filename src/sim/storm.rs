@@ -23,14 +23,25 @@ pub(crate) struct Outcome {
     pub(crate) writes: u64,
 }
 
-/// Lets so many nodes live through that much trouble.
+/// Lets so many nodes live through that much trouble: of these kinds, or of kinds that the seed draws.
 ///
 /// # Panics
 /// As soon as a check fails, or if they do not agree in the end.
-pub(crate) fn storm(world: &mut World, nodes: usize, span: Duration) -> Outcome {
+pub(crate) fn storm(
+    world: &mut World,
+    nodes: usize,
+    span: Duration,
+    kinds: Option<&BTreeSet<Trouble>>,
+) -> Outcome {
     world.start(nodes);
     world.run_to_agreement(Duration::from_secs(60));
-    let troubles = world.draw_troubles(span);
+    let troubles = match kinds {
+        None => world.draw_troubles(span),
+        Some(kinds) => {
+            world.plan(kinds, span);
+            kinds.clone()
+        }
+    };
     let pace = WRITE_EVERY_MS[world.rng.usize(..WRITE_EVERY_MS.len())];
     let end = world.now + super::micros(span);
     let mut writes = 0;

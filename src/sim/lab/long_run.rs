@@ -2,7 +2,7 @@
 //! cost and how well it went, and of each failure how to see it again.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
@@ -23,12 +23,17 @@ pub(super) const COMMAND: Command = Command {
         ("seeds", "0..8", "sim seeds, a range or one"),
         ("nodes", "32", "nodes in each world"),
         ("span", "10m", "virtual time of the storm, such as 90s or 1h"),
+        ("troubles", "drawn", "by each seed; or `all`, or a list such as Crashes,Twins"),
         ("threads", "2", "worlds at a time"),
         ("csv", "", "a file for one line of numbers per seed"),
         ("trace", "no", "yes prints every step"),
     ],
     run,
 };
+
+/// Fewer nodes have nobody to part, and in less time nothing can strike.
+const NODES_MIN: usize = 3;
+const SPAN_MIN: Duration = Duration::from_secs(1);
 
 /// What one world cost, and how it went.
 struct Run {
@@ -49,12 +54,19 @@ struct Run {
 fn run(args: &Args) -> Result<(), Failure> {
     let seeds: Vec<u64> = args.seeds()?.collect();
     let (nodes, span, trace) = (args.get("nodes")?, args.span("span")?, args.text("trace") == "yes");
+    if seeds.is_empty() || nodes < NODES_MIN || span < SPAN_MIN {
+        return Err(
+            format!("a run needs a seed, {NODES_MIN} nodes and {} s at least", SPAN_MIN.as_secs()).into()
+        );
+    }
+    let kinds = kinds(args.text("troubles"))?;
     if !trace {
         std::panic::set_hook(Box::new(|_| {})); // a failure is told once, at the end
     }
     let begun = clock::monotonic();
-    let runs =
-        crew::work("seeds", args.get("threads")?, &seeds, |seed| live_through(*seed, nodes, span, trace));
+    let runs = crew::work("seeds", args.get("threads")?, &seeds, |seed| {
+        live_through(*seed, nodes, span, kinds.as_ref(), trace)
+    });
     let taken = begun.elapsed();
     println!("{}", summary(&runs, taken));
     if !args.text("csv").is_empty() {
@@ -70,23 +82,46 @@ fn run(args: &Args) -> Result<(), Failure> {
         None => Ok(()),
         Some(run) => Err(format!(
             "{} of {} seeds failed; the first again, with every step: cargo run --release --features sim \
-             --example simulate -- run --nodes {nodes} --span {}s --seeds {} --trace yes",
+             --example simulate -- run --nodes {nodes} --span {}s --troubles {} --seeds {} --trace yes",
             failed.len(),
             runs.len(),
             span.as_secs(),
+            args.text("troubles"),
             run.seed
         )
         .into()),
     }
 }
 
-fn live_through(seed: u64, nodes: usize, span: Duration, trace: bool) -> Run {
+/// The kinds of trouble that are asked for; none if each seed draws its own.
+fn kinds(text: &str) -> Result<Option<BTreeSet<Trouble>>, Failure> {
+    let named = |name: &str| {
+        let found = Trouble::all().find(|trouble| format!("{trouble:?}").eq_ignore_ascii_case(name));
+        found.ok_or_else(|| {
+            let names: Vec<_> = Trouble::all().map(|trouble| format!("{trouble:?}")).collect();
+            format!("--troubles cannot hold {name}; there are {}", names.join(", ")).into()
+        })
+    };
+    match text {
+        "drawn" => Ok(None),
+        "all" => Ok(Some(Trouble::all().collect())),
+        list => list.split(',').map(named).collect::<Result<_, _>>().map(Some),
+    }
+}
+
+fn live_through(
+    seed: u64,
+    nodes: usize,
+    span: Duration,
+    kinds: Option<&BTreeSet<Trouble>>,
+    trace: bool,
+) -> Run {
     let begun = clock::monotonic();
     let mut world = World::new(seed);
     if trace {
         world.print_trace();
     }
-    let outcome = catch_unwind(AssertUnwindSafe(|| storm::storm(&mut world, nodes, span)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| storm::storm(&mut world, nodes, span, kinds)));
     let outcome = outcome.map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let why = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");

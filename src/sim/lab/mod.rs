@@ -56,6 +56,10 @@ pub fn simulate(args: impl Iterator<Item = String>) -> ExitCode {
         print!("{}", help());
         return ExitCode::from(if name == "help" || name == "--help" { 0 } else { 2 });
     };
+    if args[1..].iter().any(|word| word == "--help") {
+        print!("{}", command.help());
+        return ExitCode::SUCCESS;
+    }
     let outcome = Args::parse(&args[1..], command.options).and_then(|args| (command.run)(&args));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,12 +71,16 @@ pub fn simulate(args: impl Iterator<Item = String>) -> ExitCode {
 }
 
 fn help() -> String {
-    let mut text = String::from("simulate <command> [--option value …]\n");
-    for command in COMMANDS {
-        let _ = writeln!(text, "\n{}\n    {}", command.name, command.about);
-        for (name, default, meaning) in command.options {
-            let _ = writeln!(text, "      --{name:<12} {meaning} [{default}]");
+    let intro = "simulate <command> [--option value …]\n";
+    COMMANDS.iter().fold(intro.to_owned(), |text, command| text + "\n" + &command.help())
+}
+
+impl Command {
+    fn help(&self) -> String {
+        let mut text = format!("{}\n    {}\n", self.name, self.about);
+        for (name, default, meaning) in self.options {
+            let _ = writeln!(text, "      --{name:<13} {meaning} [{default}]");
         }
+        text
     }
-    text
 }

@@ -8,7 +8,7 @@ use crate::sim::{World, seeds, storm::storm};
 fn the_same_seed_gives_the_same_trace() {
     let hash = |seed| {
         let mut world = World::new(seed);
-        storm(&mut world, 8, Duration::from_secs(20));
+        storm(&mut world, 8, Duration::from_secs(20), None);
         world.trace_hash()
     };
     assert_eq!(hash(7), hash(7));
