@@ -45,7 +45,8 @@ impl World {
     /// Starts a second process with a name that is in use, elsewhere. The name goes on to mean the first.
     pub(crate) fn start_twin(&mut self, id: &NodeId) -> Pid {
         let first = self.pid_of(id);
-        let address = ([10, 9, 0, 1], 7946).into();
+        let [.., high, low] = self.procs.len().to_be_bytes(); // one address holds one process
+        let address = ([10, 9, high, low], 7946).into();
         let seeds = self.seed_addresses();
         let twin = self.start_process(id.clone(), address, seeds);
         self.current.insert(id.clone(), first);
