@@ -214,7 +214,9 @@ impl Store {
             if self.holds(&state_type, &batch.source, batch.epoch, record.seq) {
                 outcome.known += 1;
             } else if own {
+                // It stays unknown: this node goes beyond that epoch, and then it is a record like any other.
                 outcome.forged = true;
+                outcome.refused.push(record.seq);
             } else if is_valid(record, now) {
                 fresh.push(record);
             } else {

@@ -165,6 +165,7 @@ fn a_merge_keeps_the_greatest_record_of_each_key_and_knows_each_dot_once() {
                 let valid = (1..=SEQ_MAX).contains(&record.seq) && record.version < u64::MAX;
                 if own {
                     expected.forged = true;
+                    expected.refused.push(record.seq);
                 } else if !before.contains(&dot) && !valid {
                     expected.refused.push(record.seq);
                 } else if !dots.insert(dot.clone()) {

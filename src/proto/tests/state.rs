@@ -205,6 +205,35 @@ fn a_record_with_a_time_to_live_is_gone_when_it_is_over() {
     assert!(drain(&mut a).iter().any(|output| matches!(output, Output::Change(StateChange::Expired { .. }))));
 }
 
+/// Its dot must not be known without it: nobody would ever tell this node of it again.
+#[test]
+fn a_record_of_an_own_later_life_is_kept_once_that_life_is_an_earlier_one() {
+    let (mut a, mut b, mut c) = (core("a"), core("b"), core("c"));
+    connect(&mut a, &mut c, at(0));
+    let record = WireRecord {
+        seq: 1,
+        key: "x".into(),
+        version: 9,
+        timestamp_ms: WALL_MS,
+        deleted: false,
+        ttl_ms: None,
+        value: value(7).into_bytes(),
+    };
+    // `a` holds it and does not know `b`, as after an operator had it forgotten.
+    let (epoch, carried) = (WALL_MS + 5_000, Vec::new());
+    let state_type = (&StateType::CONNTRACK).into();
+    let batch = RecordBatch { state_type, source: id("b"), epoch, records: vec![record], carried };
+    a.handle_message(&id("c"), &message(kind::RECORDS, &batch), at(1));
+    connect(&mut a, &mut b, at(2));
+    wire(&mut a, &mut b, &[]).run(3, 40_000);
+    assert!(b.local_node().epoch > epoch, "{}", b.local_node().epoch);
+    assert_eq!(a.fingerprint().1, b.fingerprint().1);
+    for core in [&a, &b] {
+        let held = core.store.ranges(&StateType::CONNTRACK, &id("b"), epoch);
+        assert_eq!((held.count(), core.states(&StateType::CONNTRACK).len()), (1, 1), "{}", core.id());
+    }
+}
+
 #[test]
 fn who_hears_of_own_records_that_it_did_not_write_goes_on_under_a_later_epoch() {
     let (mut a, mut b) = pair();
