@@ -103,7 +103,7 @@ impl Protocol {
 
     /// Whom to probe: in the order that all nodes share, so that each is probed once a period. In a cluster
     /// with more nodes than connections a target stands near on the ring, where a connection stands too: a
-    /// probe by way of a handshake costs ten times as much and takes longer to fail.
+    /// probe by way of a handshake costs more and takes longer to fail.
     pub(super) fn next_target(&mut self, now: Now) -> Option<NodeId> {
         let period_ms = u64::try_from(self.config.ping_interval.as_millis()).unwrap_or(1).max(1);
         let shared = self.config.has(Rule::SharedSchedule);

@@ -36,10 +36,8 @@ the program's peak for each node.";
 
 const AFTER: &str = "\
 Goal: 1,000 nodes at ten times real time or better, and 10,000 nodes at all.\n\n\
-What takes the time in a large idle cluster is mostly not the protocol: 512 connections of each node keep \
-themselves alive every 2 s. Memory grows with the square of the nodes, since each has a table of all: rows \
-that say the same are one in memory, what remains is 40 to 60 bytes for each pair in the table and its ring, \
-and the connections.";
+Memory for each node grows with the number of nodes, since each has a table of all and its connections; \
+rows that say the same are one in memory.";
 
 /// A connection limit, and where `span` counts in full.
 const LINKS: usize = 512;
