@@ -11,7 +11,7 @@ use crate::{
         suspicion::{self, Suspicion},
         timers::Timer,
     },
-    wire::message::{Accusation, Solicit, kind},
+    wire::message::{Accusation, Solicit, Standing, kind},
 };
 
 /// Deaths remembered, to tell a massacre from being cut off.
@@ -154,20 +154,20 @@ impl Protocol {
     /// Something arrived from a member, on its own connection: it lives, whatever others say.
     pub(super) fn hear(&mut self, id: &NodeId, now: Now) {
         self.heard = now.time;
-        let mut was = NodeStatus::Alive;
+        let (mut was, mut standing) = (NodeStatus::Alive, Standing::Alive);
         self.members.note(id, |member| {
             member.heard = Some(now.time);
             member.heard_ms = now.wall_ms;
-            was = member.status;
+            (was, standing) = (member.status, member.standing());
         });
-        match was {
+        match standing {
             // SWIM believes a refutation only.
-            NodeStatus::Suspect if !self.config.has(Rule::VerifyFirst) => {}
-            NodeStatus::Suspect => {
+            Standing::Suspect if !self.config.has(Rule::VerifyFirst) => {}
+            Standing::Suspect => {
                 self.set_alive(id, "it was heard", now);
                 self.event(EventKind::NodeAlive, id, "it was heard", now);
             }
-            NodeStatus::Dead => {
+            Standing::Dead | Standing::Closed => {
                 // Only a refutation makes the others believe it.
                 if let Some(accusation) = self.accusation(id, true) {
                     self.send_part(id, kind::ACCUSATION, &accusation);
@@ -176,7 +176,7 @@ impl Protocol {
                 self.event(EventKind::NodeJoin, id, "it was heard again", now);
                 self.after_revival(id, was, now);
             }
-            NodeStatus::Alive | NodeStatus::Left => {}
+            Standing::Alive | Standing::Left => {}
         }
         self.end_isolation(now);
     }
@@ -272,7 +272,9 @@ impl Protocol {
     /// A member lives that did not.
     pub(super) fn after_revival(&mut self, id: &NodeId, was: NodeStatus, now: Now) {
         self.end_isolation(now);
-        if was == NodeStatus::Dead && self.members.get(id).is_some_and(|member| member.linked) {
+        if matches!(was, NodeStatus::Dead | NodeStatus::Left)
+            && self.members.get(id).is_some_and(|member| member.linked)
+        {
             self.begin_exchange(id, now);
         }
     }

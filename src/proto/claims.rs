@@ -164,9 +164,10 @@ impl Protocol {
         let mut member = Member::new(body, signed, self.members.place_of(&id), now.time, now.wall_ms);
         member.cause = "first heard of".into();
         let gone = match told {
-            Told::Row(Standing::Dead, age) => Some((NodeStatus::Dead, age)),
             Told::Row(_, age) if left => Some((NodeStatus::Left, age)),
             _ if left => Some((NodeStatus::Left, Duration::ZERO)),
+            Told::Row(Standing::Dead, age) => Some((NodeStatus::Dead, age)),
+            Told::Row(Standing::Closed, age) => Some((NodeStatus::Left, age)),
             _ => None,
         };
         if let Some((status, age)) = gone {
@@ -190,8 +191,12 @@ impl Protocol {
         let id = body.node_id.clone();
         let Some(before) = self.members.get(&id) else { return };
         let (was, old) = (before.status, before.body.clone());
-        if let Told::Row(Standing::Dead, age) = told
-            && was == NodeStatus::Dead
+        if let Told::Row(standing, age) = told
+            && !body.left
+            && matches!(
+                (was, standing),
+                (NodeStatus::Dead, Standing::Dead | Standing::Closed) | (NodeStatus::Left, Standing::Closed)
+            )
         {
             // Another life of it has come and gone since this node knew it.
             self.members.update(&id, now.time, |member| {
@@ -199,6 +204,9 @@ impl Protocol {
                 member.signed = signed;
                 member.since = now.time - age;
             });
+            if standing == Standing::Closed && was == NodeStatus::Dead {
+                self.note_left(&id, "a peer saw it leave", now);
+            }
             return;
         }
         let restarted = body.epoch > old.epoch;

@@ -174,24 +174,29 @@ impl Protocol {
             return;
         }
         if by_peer && code == CloseCode::LEFT {
-            self.no_longer_suspect(peer);
-            self.forget_probes_of(peer);
-            let cause = "it closed its connection with the code left";
-            self.with_counting(peer, now, |core| {
-                core.members.update(peer, now.time, |member| {
-                    member.status = NodeStatus::Left;
-                    member.since = now.time;
-                    member.cause = cause.into();
-                    member.suspicion = None;
-                });
-            });
-            self.event(EventKind::NodeLeave, peer, cause, now);
-            return;
+            return self.note_left(peer, "it closed its connection with the code left", now);
         }
         // A ping that went into a dead connection proves nothing: who has reset it may have just come back.
         self.forget_probes_of(peer);
         self.probe_now(peer, now);
         self.plan_dial(peer, now);
+    }
+
+    /// A member is gone, and has said so by its close code alone. Who did not see that finds it silent and
+    /// holds it dead until a push-pull tells: what is told of the dead need not be proved, since they are
+    /// greeted and return either way.
+    pub(super) fn note_left(&mut self, id: &NodeId, cause: &str, now: Now) {
+        self.no_longer_suspect(id);
+        self.forget_probes_of(id);
+        self.with_counting(id, now, |core| {
+            core.members.update(id, now.time, |member| {
+                member.status = NodeStatus::Left;
+                member.since = now.time;
+                member.cause = cause.into();
+                member.suspicion = None;
+            });
+        });
+        self.event(EventKind::NodeLeave, id, cause, now);
     }
 
     /// A dial ended without a connection.
@@ -263,14 +268,15 @@ impl Protocol {
         }
     }
 
-    /// Now and then a dead member is greeted: so both halves of a healed partition meet. A connection may
-    /// have outlived the partition; then a word on it is enough.
+    /// Now and then a dead member is greeted: so both halves of a healed partition meet. So is one that left
+    /// without a signed goodbye, or a false word of that would keep the halves apart. A connection may have
+    /// outlived the partition; then a word on it is enough.
     pub(super) fn greet(&mut self, now: Now) {
         self.timers.set(Timer::Greet, now.time + self.config.push_pull_interval / 4);
         let dead: Vec<_> = self
             .members
             .others()
-            .filter(|(_, member)| member.status == NodeStatus::Dead)
+            .filter(|(_, member)| member.is_gone_unsigned())
             .map(|(id, member)| (id.clone(), member.linked))
             .collect();
         if dead.is_empty() || self.leaving {

@@ -114,12 +114,18 @@ impl Member {
         }
     }
 
+    /// Dead, or left without a signed goodbye: greeted now and then, and back as soon as it is heard.
+    pub(crate) fn is_gone_unsigned(&self) -> bool {
+        self.standing().is_gone_unsigned()
+    }
+
     pub(crate) fn standing(&self) -> Standing {
         match self.status {
             NodeStatus::Alive => Standing::Alive,
             NodeStatus::Suspect => Standing::Suspect,
             NodeStatus::Dead => Standing::Dead,
-            NodeStatus::Left => Standing::Left,
+            NodeStatus::Left if self.body.left => Standing::Left,
+            NodeStatus::Left => Standing::Closed,
         }
     }
 }
@@ -294,10 +300,11 @@ impl Members {
         hasher.write_u8(0);
         hasher.write_u64(member.body.epoch);
         hasher.write_u64(member.body.incarnation);
-        // Who closed its connection with the code left, and told nobody else, is dead to those.
-        hasher.write_u8(match member.status {
-            NodeStatus::Alive | NodeStatus::Suspect => 0,
-            NodeStatus::Dead | NodeStatus::Left => 1 + u8::from(member.body.left),
+        hasher.write_u8(match member.standing() {
+            Standing::Alive | Standing::Suspect => 0,
+            Standing::Dead => 1,
+            Standing::Left => 2,
+            Standing::Closed => 3,
         });
         hasher.finish()
     }

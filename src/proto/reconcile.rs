@@ -25,7 +25,7 @@ use crate::{
         CloseCode, StreamId,
         codec::{self, Malformed},
         limits,
-        message::{Covers, Forget, MemberRow, Open, RecordBatch, SignedClaim, Standing, Wants, kind},
+        message::{Covers, Forget, MemberRow, Open, RecordBatch, SignedClaim, Wants, kind},
     },
 };
 
@@ -306,13 +306,13 @@ impl Protocol {
             let row = self.exchanges.get(&stream)?.rows.get(&body.node_id)?;
             ((row.epoch, row.incarnation) == (body.epoch, body.incarnation)).then(|| row.clone())
         });
-        let is_dead = row.as_ref().is_some_and(|row| row.standing == Standing::Dead);
+        let is_gone = row.as_ref().is_some_and(|row| row.standing.is_gone_unsigned());
         let told =
             row.map_or(Told::Relayed, |row| Told::Row(row.standing, Duration::from_millis(row.since_ms)));
         let news = self.hear_claim(peer, signed, told, now) == Claimed::News;
         // Two halves that meet: what one of this half learns, all of it must. A joiner learns what all know.
         // Of the dead only that they are, by those who find out; a bare claim would make them live.
-        if news && !is_dead && self.synced.is_some() {
+        if news && !is_gone && self.synced.is_some() {
             self.spread_part(kind::CLAIM, signed, false, now);
         }
     }

@@ -281,8 +281,19 @@ pub(crate) enum Standing {
     Suspect,
     #[serde(rename = "d")]
     Dead,
+    /// It has signed a goodbye.
     #[serde(rename = "l")]
     Left,
+    /// It closed its connection with the code left; no goodbye has arrived.
+    #[serde(rename = "c")]
+    Closed,
+}
+
+impl Standing {
+    /// Dead, or gone by nobody's signature: it may be back without having to say anything new.
+    pub(crate) fn is_gone_unsigned(self) -> bool {
+        matches!(self, Self::Dead | Self::Closed)
+    }
 }
 
 /// What the sender knows, so that the other can send the rest. A large one comes in several frames.

@@ -144,8 +144,13 @@ fn batch() -> impl Strategy<Value = RecordBatch> {
 }
 
 fn rows() -> impl Strategy<Value = Vec<MemberRow>> {
-    let standing =
-        prop::sample::select(vec![Standing::Alive, Standing::Suspect, Standing::Dead, Standing::Left]);
+    let standing = prop::sample::select(vec![
+        Standing::Alive,
+        Standing::Suspect,
+        Standing::Dead,
+        Standing::Left,
+        Standing::Closed,
+    ]);
     many((node(), number(), number(), standing, number()).prop_map(
         |(node_id, epoch, incarnation, standing, since_ms)| MemberRow {
             node_id,

@@ -132,7 +132,7 @@ impl Protocol {
             }
             for row in rows.values() {
                 if let Some(grave) = self.members.grave(&row.node_id)
-                    && matches!(row.standing, Standing::Dead | Standing::Left)
+                    && (row.standing.is_gone_unsigned() || row.standing == Standing::Left)
                     && (grave.epoch, grave.incarnation) >= (row.epoch, row.incarnation)
                 {
                     plan.forgets.push(Forget {
@@ -171,8 +171,8 @@ impl Protocol {
             if (member.body.epoch, member.body.incarnation) != (row.epoch, row.incarnation) {
                 continue;
             }
-            let (status, linked) = (member.status, member.linked);
-            let doubted = matches!(row.standing, Standing::Suspect | Standing::Dead | Standing::Left);
+            let (status, linked, is_gone) = (member.status, member.linked, member.is_gone_unsigned());
+            let doubted = row.standing != Standing::Alive;
             if *id == self.me {
                 if doubted && !member.body.left {
                     self.refute(row.incarnation, now);
@@ -186,7 +186,9 @@ impl Protocol {
                     accuser: peer.clone(),
                 };
                 self.look_at(&accusation, now);
-            } else if status == NodeStatus::Dead && row.standing == Standing::Alive && !linked {
+            } else if status == NodeStatus::Dead && row.standing == Standing::Closed {
+                self.note_left(id, "a peer saw it leave", now);
+            } else if is_gone && row.standing == Standing::Alive && !linked {
                 self.dial(id);
             }
         }

@@ -98,16 +98,72 @@ fn a_buried_node_that_comes_back_is_made_to_rise_above_all_graves() {
 }
 
 #[test]
-fn a_node_that_says_goodbye_by_its_close_code_alone_makes_no_difference_between_tables() {
-    // One peer hears the code; the other finds the node silent. Neither has a goodbye to tell.
-    let hash_of = |status| {
-        let (mut a, mut b) = (core("a"), core("b"));
-        connect(&mut a, &mut b, at(0));
-        a.members.update(&id("b"), at(1).time, |member| member.status = status);
-        a.members.hash()
-    };
-    assert_eq!(hash_of(NodeStatus::Left), hash_of(NodeStatus::Dead));
-    assert_ne!(hash_of(NodeStatus::Left), hash_of(NodeStatus::Alive));
+fn a_leave_that_only_one_has_seen_is_told_to_who_found_the_node_dead() {
+    let mut a = a_knowing_b(0);
+    kill(&mut a, &id("b"), 5);
+    run(&mut a, 6);
+    let dead = a.members.hash();
+    told_on_a_stream(&mut a, 0, Standing::Closed, 10);
+    let outputs = run(&mut a, 20);
+    assert_eq!(
+        (status(&a), events(&outputs)),
+        (Some(NodeStatus::Left), vec![(EventKind::NodeLeave, "b".into())])
+    );
+    assert_ne!(a.members.hash(), dead, "who holds it dead still must see that there is something to tell");
+    // Nobody takes it back.
+    told_on_a_stream(&mut a, 0, Standing::Dead, 30);
+    assert_eq!((status(&a), events(&run(&mut a, 40))), (Some(NodeStatus::Left), vec![]));
+}
+
+#[test]
+fn a_leave_that_nobody_has_signed_ends_when_the_node_is_heard() {
+    // The teller may be lying, to keep two halves of a cluster apart.
+    let (mut a, mut b) = (core("a"), core("b"));
+    connect(&mut a, &mut b, at(0));
+    a.handle_disconnected(&id("b"), CloseCode::LEFT, true, at(1));
+    drain(&mut a);
+    let mut ms = 1;
+    while !drain(&mut a).iter().any(|output| matches!(output, Output::Dial { to, .. } if *to == id("b"))) {
+        ms += 100;
+        assert!(ms < 60_000, "it is never greeted");
+        a.handle_timeout(at(ms));
+    }
+    connect(&mut a, &mut b, at(ms));
+    assert_eq!(status(&a), Some(NodeStatus::Alive));
+}
+
+#[test]
+fn what_two_lives_of_a_node_came_to_is_told_in_the_latest() {
+    use NodeStatus::{Alive, Dead, Left};
+    for (was, standing, becomes, told) in [
+        (Dead, Standing::Dead, Dead, None),
+        (Dead, Standing::Closed, Left, Some(EventKind::NodeLeave)),
+        (Left, Standing::Closed, Left, None),
+        (Left, Standing::Dead, Alive, Some(EventKind::NodeJoin)), // until it is found silent
+    ] {
+        let mut a = a_knowing_b(0);
+        match was {
+            Dead => kill(&mut a, &id("b"), 5),
+            _ => a.handle_disconnected(&id("b"), CloseCode::LEFT, true, at(5)),
+        }
+        run(&mut a, 6);
+        told_on_a_stream(&mut a, 1, standing, 10);
+        let events: Vec<_> = events(&run(&mut a, 20)).into_iter().map(|(kind, _)| kind).collect();
+        assert_eq!((status(&a), events), (Some(becomes), Vec::from_iter(told)), "{was} {standing:?}");
+        assert_eq!(a.node(&id("b")).unwrap().epoch, config("b").epoch + 1);
+    }
+}
+
+#[test]
+fn a_node_that_never_heard_of_it_admits_one_that_left_unsigned_as_left() {
+    let (mut a, mut c) = (core("a"), core("c"));
+    connect(&mut a, &mut c, at(0));
+    a.synced = Some(0);
+    wire(&mut a, &mut c, &[]).run(1, 8);
+    told_on_a_stream(&mut a, 0, Standing::Closed, 10);
+    let outputs = run(&mut a, 20);
+    assert_eq!(status(&a), Some(NodeStatus::Left));
+    assert!(!spread(&outputs).contains(&kind::CLAIM));
 }
 
 #[test]
