@@ -24,6 +24,9 @@ const EPOCH_STEP_MAX_MS: u64 = 1_024;
 pub(super) const AHEAD_MAX_MS: u64 = 24 * 3_600 * 1_000;
 /// Conflicts are told at most so often.
 const CONFLICT_EVERY: Duration = Duration::from_secs(60);
+/// How often this node goes beyond a later life that others tell of. The other may be a process that lives,
+/// and does the same.
+const SURPASS_EVERY: Duration = Duration::from_secs(30);
 /// A claim is asked for at most so often.
 const NEED_EVERY: Duration = Duration::from_millis(500);
 /// Claims that wait for their certificates at most.
@@ -263,9 +266,12 @@ impl Protocol {
         }
     }
 
-    /// Somebody tells this node's own claim: an echo, or another process under its name.
+    /// Somebody tells this node's own claim: an echo, or another process under its name. That one may be long
+    /// gone, while its later life is what the others believe, and nothing that this node says counts: so it
+    /// goes beyond.
     fn hear_own_claim(&mut self, teller: &NodeId, body: &ClaimBody, signed: &SignedClaim, now: Now) {
         let mine = &self.members.me().body;
+        let mine_epoch = mine.epoch;
         let same_life = (body.epoch, body.incarnation) == (mine.epoch, mine.incarnation);
         if rank(body) < rank(mine) && !same_life || body == mine {
             return;
@@ -290,6 +296,11 @@ impl Protocol {
             "another process signs as this node, with a later epoch: a second process under its id, or its clock went back"
         };
         self.report_conflict(&format!("{what} (told by {teller}, address {})", body.address), now);
+        let waits = self.surpassed.is_some_and(|last| now.time.since(last) < SURPASS_EVERY);
+        if body.epoch > mine_epoch && !waits {
+            self.surpassed = Some(now.time);
+            self.surpass(body.epoch, now);
+        }
     }
 
     pub(super) fn report_conflict(&mut self, reason: &str, now: Now) {

@@ -106,6 +106,8 @@ pub(crate) struct Protocol {
     refute_above: Option<u64>,
     refuted: Option<Time>,
     conflict_told: Option<Time>,
+    /// When this node last went beyond a later life of its own that others told of.
+    surpassed: Option<Time>,
     /// When claims were asked for that came without certificates.
     needed: BTreeMap<NodeId, Time>,
     /// Encoded news about a member, and on how many pings and acks it still rides.
@@ -174,6 +176,7 @@ impl Protocol {
             refute_above: None,
             refuted: None,
             conflict_told: None,
+            surpassed: None,
             needed: BTreeMap::new(),
             rumours: BTreeMap::new(),
             deaths: VecDeque::new(),
@@ -388,6 +391,12 @@ impl Protocol {
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn fingerprint(&self) -> (u64, u64) {
         (self.members.hash(), self.store.digest_all(&BTreeSet::new()))
+    }
+
+    /// Whether it takes itself to be cut off.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn is_isolated(&self) -> bool {
+        self.isolated.is_some()
     }
 
     /// Which life each member is in, by epoch and incarnation.

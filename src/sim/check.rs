@@ -19,12 +19,14 @@ pub(crate) const FRAMES_WAITING_MAX: usize = 32;
 /// How a node's latest process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    Crashed,
+    /// In the life of that epoch.
+    Crashed(u64),
     Left,
 }
 
-/// With the writer's clock, since a writer that restarts may come to the same version again.
-type AppliedKey = (Pid, StateType, String, NodeId, u64, SystemTime);
+/// With the writer's clock, since a writer that restarts may come to the same version again; and whether it is
+/// a tombstone, since what ends by itself becomes one under the version it had.
+type AppliedKey = (Pid, StateType, String, NodeId, u64, SystemTime, bool);
 /// A register in the eyes of one process; the writer only of per-node types.
 type RegisterKey = (Pid, StateType, String, Option<NodeId>);
 
@@ -34,8 +36,17 @@ struct Applied {
     version: u64,
     source: NodeId,
     deleted: bool,
-    /// Of the write, if it was made through the world.
-    number: Option<u64>,
+    /// If it was made through the world.
+    write: Option<Write>,
+}
+
+/// A write through the world.
+#[derive(Clone, Copy, Debug)]
+struct Write {
+    /// The writer's epoch.
+    epoch: u64,
+    /// Of all writes of the world, in order.
+    number: u64,
 }
 
 /// Type, key and writer.
@@ -48,9 +59,8 @@ pub(crate) struct Checks {
     lives: HashMap<(Pid, NodeId), (u64, u64)>,
     /// The latest epoch and incarnation that each node has said of itself.
     said: HashMap<NodeId, (u64, u64)>,
-    /// What was written, by type, key and writer, with the number of the latest such write; `None` for a
-    /// removal.
-    written: HashMap<WriteKey, HashMap<Option<Vec<u8>>, u64>>,
+    /// What was written, by type, key and writer, with the latest such write; `None` for a removal.
+    written: HashMap<WriteKey, HashMap<Option<Vec<u8>>, Write>>,
     writes: u64,
     /// What each process wrote itself.
     own: HashSet<(Pid, WriteKey, u64)>,
@@ -95,22 +105,24 @@ impl Checks {
         *said = life.max(*said);
     }
 
-    /// What a user wrote at a process, for ever or for a while.
-    pub(crate) fn writes(&mut self, pid: Pid, record: &SyncableState, for_a_while: bool) {
+    /// What a user wrote at a process in that epoch, for ever or for a while.
+    pub(crate) fn writes(&mut self, pid: Pid, epoch: u64, record: &SyncableState, for_a_while: bool) {
         self.writes += 1;
+        let write = Write { epoch, number: self.writes };
         let written = self.written.entry(write_key(record)).or_default();
-        written.insert(Some(record.value.as_bytes().to_vec()), self.writes);
+        written.insert(Some(record.value.as_bytes().to_vec()), write);
         if for_a_while {
-            written.insert(None, self.writes);
+            written.insert(None, write);
         }
         self.own.insert((pid, write_key(record), record.version));
     }
 
-    /// A user at `node` removed a key.
-    pub(crate) fn removes(&mut self, state_type: &StateType, key: &str, node: &NodeId) {
+    /// A user at `node` removed a key in that epoch.
+    pub(crate) fn removes(&mut self, epoch: u64, state_type: &StateType, key: &str, node: &NodeId) {
         self.writes += 1;
         let place = (state_type.clone(), key.into(), node.clone());
-        self.written.entry(place).or_default().insert(None, self.writes);
+        let write = Write { epoch, number: self.writes };
+        self.written.entry(place).or_default().insert(None, write);
     }
 
     /// In this world a goodbye may not be heard by anybody.
@@ -124,23 +136,34 @@ impl Checks {
         let SyncableState { state_type, key, version, source_node, .. } = record;
         let what = format!("{state_type}/{key} of {source_node}, version {version},");
         let value = (!record.deleted).then(|| record.value.as_bytes().to_vec());
-        let number = self.written.get(&write_key(record)).and_then(|written| written.get(&value)).copied();
-        if number.is_none() && !self.written.is_empty() {
+        let write = self.written.get(&write_key(record)).and_then(|written| written.get(&value)).copied();
+        if write.is_none() && !self.written.is_empty() {
             return Err(format!("{what} was written by nobody"));
         }
         if self.own.contains(&(observer, write_key(record), *version)) {
             return Err(format!("{what} came back to its writer"));
         }
-        if !self.applied.insert(applied_key(observer, record)) {
-            return Err(format!("{what} was applied twice"));
-        }
         let per_node = state_type.is_per_node();
         let register = (observer, state_type.clone(), key.clone(), per_node.then(|| source_node.clone()));
-        let now = Applied { version: *version, source: source_node.clone(), deleted: record.deleted, number };
+        // A writer that lost its clock writes the same again once it has gone beyond what it wrote before.
+        let came_between = |before: &Applied| {
+            per_node && before.write.zip(write).is_some_and(|(before, write)| before.epoch > write.epoch)
+        };
+        if !self.applied.insert(applied_key(observer, record))
+            && !self.registers.get(&register).is_some_and(came_between)
+        {
+            return Err(format!("{what} was applied twice"));
+        }
+        let now = Applied { version: *version, source: source_node.clone(), deleted: record.deleted, write };
         match self.registers.insert(register, now) {
-            // A writer that has restarted counts its versions anew, but it has written later.
-            Some(before) if per_node && !before.deleted && !record.deleted && before.number > number => {
-                Err(format!("{what} was applied after a later write, version {}", before.version))
+            // A writer that has restarted counts its versions anew, but it has written later. Not to those who
+            // still hear of a later epoch, until it has heard of that too and writes beyond it.
+            Some(Applied { version, write: Some(late), deleted: false, .. })
+                if per_node
+                    && !record.deleted
+                    && write.is_some_and(|write| write.number < late.number && write.epoch <= late.epoch) =>
+            {
+                Err(format!("{what} was applied after a later write, version {version}"))
             }
             Some(before) if !per_node && (before.version, &before.source) > (*version, source_node) => {
                 Err(format!("{what} was applied after version {} of {}", before.version, before.source))
@@ -233,9 +256,9 @@ impl Checks {
         Ok(())
     }
 
-    pub(crate) fn crashed(&mut self, node: &NodeId) {
+    pub(crate) fn crashed(&mut self, node: &NodeId, epoch: u64) {
         // Who crashes in the middle of a goodbye may be called dead.
-        self.ends.insert(node.clone(), End::Crashed);
+        self.ends.insert(node.clone(), End::Crashed(epoch));
     }
 
     pub(crate) fn leaves(&mut self, node: &NodeId) {
@@ -250,17 +273,16 @@ impl Checks {
         self.forgotten.insert(node.clone());
     }
 
-    /// How a node that does not run ended, and whether that status of it agrees with it.
-    fn fits(&self, node: &NodeId, status: NodeStatus) -> Result<(), NodeStatus> {
-        match self.ends.get(node) {
-            Some(End::Left)
-                if status == NodeStatus::Left || (self.goodbyes_lost && status == NodeStatus::Dead) =>
-            {
-                Ok(())
-            }
-            Some(End::Left) => Err(NodeStatus::Left),
-            Some(End::Crashed) if status != NodeStatus::Dead => Err(NodeStatus::Dead),
-            Some(End::Crashed) | None => Ok(()),
+    /// How a node that does not run ended, and whether that belief agrees with it.
+    fn fits(&self, node: &NodeId, (status, epoch, _): Belief) -> Result<(), NodeStatus> {
+        match (self.ends.get(node), status) {
+            (Some(End::Left), NodeStatus::Left) => Ok(()),
+            (Some(End::Left), NodeStatus::Dead) if self.goodbyes_lost => Ok(()),
+            (Some(End::Left), _) => Err(NodeStatus::Left),
+            // It left, came back, and crashed before anybody who still lives heard of it.
+            (Some(End::Crashed(life)), NodeStatus::Left) if epoch != *life => Ok(()),
+            (Some(End::Crashed(_)), NodeStatus::Dead) | (None, _) => Ok(()),
+            (Some(End::Crashed(_)), _) => Err(NodeStatus::Dead),
         }
     }
 }
@@ -270,8 +292,8 @@ fn write_key(record: &SyncableState) -> WriteKey {
 }
 
 fn applied_key(observer: Pid, record: &SyncableState) -> AppliedKey {
-    let SyncableState { state_type, key, version, source_node, timestamp, .. } = record.clone();
-    (observer, state_type, key, source_node, version, timestamp)
+    let SyncableState { state_type, key, version, source_node, timestamp, deleted, .. } = record.clone();
+    (observer, state_type, key, source_node, version, timestamp, deleted)
 }
 
 /// What one node believes of a member: status, epoch, incarnation.
@@ -293,11 +315,12 @@ pub(crate) fn disagreement(views: &[View], ends: &Checks, live: &BTreeSet<NodeId
         if let Some(missing) = live.iter().find(|id| !view.members.contains_key(*id)) {
             return Some(format!("{observer} does not know {missing}"));
         }
-        for (member, (status, ..)) in &view.members {
+        for (member, belief) in &view.members {
+            let status = belief.0;
             let fits = match (live.contains(member), status) {
                 (true, NodeStatus::Alive) => Ok(()),
                 (true, _) => Err(NodeStatus::Alive),
-                (false, status) => ends.fits(member, *status),
+                (false, _) => ends.fits(member, *belief),
             };
             if let Err(expected) = fits {
                 return Some(format!("{observer} holds {member} {status}, which is {expected}"));

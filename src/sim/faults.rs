@@ -123,7 +123,7 @@ impl World {
         let pid = self.pid_of(node);
         self.note(node, "crashes");
         self.stop_process(pid);
-        self.checks.crashed(node);
+        self.checks.crashed(node, self.procs[pid].core.local_node().epoch);
         self.fault(Fault::Crash);
     }
 

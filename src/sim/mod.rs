@@ -45,7 +45,7 @@ use self::{
     queue::Queue,
     trace::{Line, Trace},
 };
-use crate::{NodeId, StateType, proto::ProtocolConfig, wire::CloseCode};
+use crate::{NodeId, StateType, SyncableState, proto::ProtocolConfig, wire::CloseCode};
 
 /// A process, by its place in the world's list; never used twice.
 pub(crate) type Pid = usize;
@@ -263,6 +263,18 @@ impl World {
 
     fn note(&mut self, who: &dyn Display, what: &str) {
         self.trace.add(self.now, Line::Text(format!("{who}: {what}")));
+    }
+
+    /// Only for who reads every step: there are many, and a text of each costs time.
+    fn note_record(&mut self, who: &NodeId, what: &str, record: &SyncableState) {
+        if self.trace.is_whole() {
+            let SyncableState { state_type, key, version, source_node, value, .. } = record;
+            let value = if record.deleted { "removed".into() } else { format!("{value:?}") };
+            self.note(
+                who,
+                &format!("{what} {state_type}/{key} of {source_node}, version {version}: {value}"),
+            );
+        }
     }
 
     /// Ends the run if a check has failed.

@@ -299,6 +299,7 @@ impl World {
             Output::Apply(state) => {
                 if checked {
                     let result = self.checks.apply(pid, &state);
+                    self.note_record(&name, "its provider is handed", &state);
                     self.procs[pid].record.applied.push(state);
                     self.require(name.as_str(), result);
                 }

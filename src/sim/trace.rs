@@ -45,6 +45,11 @@ impl Trace {
         (self.whole, self.on) = (true, true);
     }
 
+    /// Whether somebody reads it all, and may be told what is too much to keep for nobody.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
     /// Adds what happened at `micros`.
     pub(crate) fn add(&mut self, micros: u64, line: Line) {
         if !self.on {

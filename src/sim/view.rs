@@ -120,7 +120,9 @@ impl World {
         let pid = self.pid_of(node);
         let written = self.command(pid, |core, now| core.broadcast(state_type, key, value, options, now));
         let written = written.expect("a short record is accepted");
-        self.checks.writes(pid, &written, options.ttl.is_some());
+        let epoch = self.process(node).core.local_node().epoch;
+        self.note_record(node, "writes", &written);
+        self.checks.writes(pid, epoch, &written, options.ttl.is_some());
         written
     }
 
@@ -139,7 +141,11 @@ impl World {
     ) -> Option<SyncableState> {
         let pid = self.pid_of(node);
         let removed = self.command(pid, |core, now| core.remove(state_type, key, now));
-        self.checks.removes(state_type, key, node);
+        let epoch = self.process(node).core.local_node().epoch;
+        if let Some(removed) = &removed {
+            self.note_record(node, "removes", removed);
+        }
+        self.checks.removes(epoch, state_type, key, node);
         removed
     }
 
@@ -228,6 +234,13 @@ impl World {
         let mut states = BTreeMap::new();
         for state_type in &self.types {
             for record in core.states(state_type) {
+                // Who takes itself to be cut off still shows the opinions of those it holds dead.
+                if state_type.stops_counting_at_death() && core.is_isolated() {
+                    let owner = core.node(&record.source_node);
+                    if owner.is_none_or(|owner| owner.status == NodeStatus::Dead) {
+                        continue;
+                    }
+                }
                 let owner = if state_type.is_per_node() { record.source_node.clone() } else { nobody() };
                 let value = record.value.as_bytes().to_vec();
                 states.insert((record.state_type, record.key, owner), (record.version, value));

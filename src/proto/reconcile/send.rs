@@ -126,7 +126,7 @@ impl Protocol {
                 let lacks = rows.get(id).is_none_or(|row| {
                     rank(&member.body) > (row.epoch, row.standing == Standing::Left, row.incarnation)
                 });
-                if lacks && *id != peer {
+                if lacks {
                     plan.claims.push_back(id.clone());
                 }
             }

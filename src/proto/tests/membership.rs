@@ -344,18 +344,41 @@ fn only_the_gone_can_be_forgotten_and_they_stay_so_until_they_prove_themselves()
 }
 
 #[test]
-fn two_processes_with_one_key_are_told_of_and_not_obeyed() {
+fn two_processes_with_one_key_are_told_of() {
     let mut a = a_knowing_b(0);
     let mut b = core("b");
     connect(&mut a, &mut b, at(0));
     drain(&mut b);
     let twin = claim(|body| body.tags = [("x".into(), "y".into())].into(), "b");
     b.handle_message(&id("a"), &message(kind::CLAIM, &twin), at(1));
-    let later = claim(|body| body.epoch += 1_000, "b");
-    b.handle_message(&id("a"), &message(kind::CLAIM, &later), at(2));
-    assert_eq!(events(&drain(&mut b)), [(EventKind::NodeConflict, "b".into())], "told once a minute");
-    assert_eq!(b.counters().conflicts, 2);
     assert_eq!(b.local_node().epoch, config("b").epoch);
+    // The others believe the later of two: this one goes beyond, but does not race with the other.
+    let mut tell_later = |b: &mut Protocol, by, ms| {
+        let later = claim(|body| body.epoch += by, "b");
+        b.handle_message(&id("a"), &message(kind::CLAIM, &later), at(ms));
+        b.local_node().epoch - config("b").epoch
+    };
+    let beyond = tell_later(&mut b, 10_000, 2);
+    assert!(beyond > 10_000, "{beyond}");
+    assert_eq!(tell_later(&mut b, 50_000, 3), beyond);
+    assert_eq!(tell_later(&mut b, 50_000, 29_000), beyond);
+    assert!(tell_later(&mut b, 50_000, 31_000) > 50_000);
+    assert_eq!(events(&drain(&mut b)), [(EventKind::NodeConflict, "b".into())], "told once a minute");
+    assert_eq!(b.counters().conflicts, 5);
+}
+
+#[test]
+fn a_node_whose_later_life_the_others_believe_in_is_told_of_it_in_a_push_pull() {
+    // A twin of it came and went while nothing reached it.
+    let (mut a, mut b) = (core("a"), core("b"));
+    connect(&mut a, &mut b, at(0));
+    wire(&mut a, &mut b, &[]).run(1, 20_000);
+    tell_as(&mut a, "b", &claim(|body| body.epoch += 100_000, "b"), 20_001);
+    let believed = a.node(&id("b")).unwrap().epoch;
+    assert_eq!(believed, config("b").epoch + 100_000);
+    wire(&mut a, &mut b, &[]).run(20_002, 40_000);
+    assert!(b.local_node().epoch > believed);
+    assert_eq!(a.node(&id("b")).unwrap().epoch, b.local_node().epoch);
 }
 
 #[test]

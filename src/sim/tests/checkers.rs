@@ -34,7 +34,10 @@ fn a_version_applied_twice_is_found() {
     assert!(checks.apply(0, &record).is_ok());
     assert!(checks.apply(1, &record).is_ok());
     assert!(checks.apply(0, &record).is_err());
-    record.version = 2;
+    record.deleted = true;
+    assert!(checks.apply(0, &record).is_ok(), "it has ended");
+    assert!(checks.apply(0, &record).is_err());
+    (record.version, record.deleted) = (2, false);
     assert!(checks.apply(0, &record).is_ok());
 }
 
@@ -48,20 +51,30 @@ fn a_register_that_falls_is_found() {
     let [early, late] = [9, 3].map(|version| record(StateType::CONNTRACK, "b", version));
     let of_another = record(StateType::CONNTRACK, "a", 1);
     for write in [&early, &late, &of_another] {
-        checks.writes(7, write, false);
+        checks.writes(7, 5, write, false);
     }
     assert!(checks.apply(0, &early).is_ok());
     assert!(checks.apply(0, &late).is_ok(), "its writer has restarted, and counts anew");
     assert!(checks.apply(0, &of_another).is_ok(), "a register of its own");
     assert!(checks.apply(1, &late).is_ok());
     assert!(checks.apply(1, &early).is_err());
+    // A writer that lost its clock writes under an epoch that is behind what others know of it.
+    let lost = record(StateType::CONNTRACK, "b", 1);
+    checks.writes(8, 4, &lost, false);
+    assert!(checks.apply(2, &lost).is_ok());
+    assert!(checks.apply(2, &late).is_ok(), "of a later epoch");
+    assert!(checks.apply(2, &lost).is_ok(), "under an epoch later still");
+    assert!(checks.apply(2, &lost).is_err(), "twice");
+    assert!(checks.apply(2, &late).is_err(), "again");
+    assert!(checks.apply(3, &late).is_ok());
+    assert!(checks.apply(3, &early).is_err(), "of the same epoch");
 }
 
 #[test]
 fn a_record_that_nobody_wrote_is_found() {
     let mut checks = Checks::default();
     let written = record(StateType::DRAIN, "a", 1);
-    checks.writes(3, &written, false);
+    checks.writes(3, 5, &written, false);
     assert!(checks.apply(0, &written).is_ok());
     for change in [
         (|record| record.source_node = id("b")) as fn(&mut SyncableState),
@@ -74,7 +87,7 @@ fn a_record_that_nobody_wrote_is_found() {
         assert!(checks.apply(0, &record).is_err(), "{record:?}");
     }
     let removed = SyncableState { version: 3, deleted: true, ..written };
-    checks.removes(&StateType::DRAIN, "k", &id("a"));
+    checks.removes(5, &StateType::DRAIN, "k", &id("a"));
     assert!(checks.apply(0, &removed).is_ok());
 }
 
@@ -82,7 +95,7 @@ fn a_record_that_nobody_wrote_is_found() {
 fn a_record_that_comes_back_to_its_writer_is_found() {
     let mut checks = Checks::default();
     let written = record(StateType::DRAIN, "me", 1);
-    checks.writes(3, &written, false);
+    checks.writes(3, 5, &written, false);
     assert!(checks.apply(3, &written).is_err());
     assert!(checks.apply(4, &written).is_ok(), "to a later process of its node it is news");
 }
@@ -170,7 +183,7 @@ fn a_timer_left_behind_and_what_never_ends_are_found() {
 /// Two nodes that agree that both live, that `dead` crashed and that `gone` left.
 fn agreed() -> (Vec<View>, Checks, BTreeSet<NodeId>) {
     let mut checks = Checks::default();
-    checks.crashed(&id("dead"));
+    checks.crashed(&id("dead"), 1);
     checks.leaves(&id("gone"));
     let members = BTreeMap::from([
         (id("a"), (NodeStatus::Alive, 1, 0)),
@@ -191,8 +204,18 @@ fn agreement_is_agreement() {
 }
 
 #[test]
+fn a_node_whose_last_life_nobody_heard_of_may_have_left_in_the_one_before() {
+    let (mut views, mut checks, live) = agreed();
+    checks.crashed(&id("gone"), 2);
+    assert_eq!(disagreement(&views, &checks, &live), None);
+    views[0].members.insert(id("gone"), (NodeStatus::Dead, 2, 0));
+    assert!(disagreement(&views, &checks, &live).is_some(), "one has heard of it, and the other has not");
+}
+
+#[test]
 fn every_difference_is_found() {
-    let lies: [fn(&mut View); 8] = [
+    let lies: [fn(&mut View); 9] = [
+        |view| _ = view.members.insert(id("dead"), (NodeStatus::Left, 1, 1)),
         |view| _ = view.members.insert(id("a"), (NodeStatus::Suspect, 1, 0)),
         |view| _ = view.members.insert(id("a"), (NodeStatus::Alive, 1, 1)),
         |view| _ = view.members.insert(id("a"), (NodeStatus::Alive, 2, 0)),
