@@ -176,9 +176,20 @@ impl Protocol {
                 self.event(EventKind::NodeJoin, id, "it was heard again", now);
                 self.after_revival(id, was, now);
             }
-            Standing::Alive | Standing::Left => {}
+            Standing::Left => self.remind(id, now),
+            Standing::Alive => {}
         }
         self.end_isolation(now);
+    }
+
+    /// Who has said goodbye speaks still: either it is on its way out, or a life that lost its memory goes on
+    /// below the one that left, and must hear of that to go beyond.
+    fn remind(&mut self, id: &NodeId, now: Now) {
+        let reminded = self.members.get(id).and_then(|member| member.warned);
+        if reminded.is_none_or(|reminded| now.time.since(reminded) >= self.config.ping_interval) {
+            self.members.note(id, |member| member.warned = Some(now.time));
+            self.tell_claim(id, id);
+        }
     }
 
     fn set_alive(&mut self, id: &NodeId, cause: &str, now: Now) {

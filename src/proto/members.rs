@@ -45,7 +45,7 @@ pub(crate) struct Member {
     pub(crate) suspicion: Option<Suspicion>,
     /// Dials that failed in a row.
     pub(crate) failed_dials: u32,
-    /// When this node last told it that somebody accuses it.
+    /// When this node last told it that somebody accuses it, or that it has left.
     pub(crate) warned: Option<Time>,
     /// When a digest that differs may start the next push-pull with it, and how long the wait after that is.
     pub(crate) early_sync: (Time, Duration),

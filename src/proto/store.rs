@@ -254,7 +254,7 @@ impl Store {
         now: Now,
         effects: &mut Vec<Effect>,
     ) -> bool {
-        let held = Record {
+        let mut incoming = Record {
             source: batch.source.clone(),
             epoch: batch.epoch,
             seq: record.seq,
@@ -268,8 +268,15 @@ impl Store {
                 .map(|ttl| now.time + Duration::from_millis(ttl)),
             value: if record.deleted { Bytes::new() } else { record.value.clone() },
         };
-        let state = held.to_state(state_type, &record.key);
-        let taken = self.place(state_type, &record.key, held, effects);
+        // What has ended here does not come back because its writer has numbered it anew.
+        let held = self.tables.get(state_type).and_then(|table| table.held(&record.key, &batch.source));
+        let ends = incoming.expires.is_some();
+        if let Some(ended) = held.filter(|held| ends && held.deleted && held.is_same_write(&incoming)) {
+            incoming =
+                Record { deleted: true, value: Bytes::new(), expires: None, since: ended.since, ..incoming };
+        }
+        let state = incoming.to_state(state_type, &record.key);
+        let taken = self.place(state_type, &record.key, incoming, effects);
         if taken == Taken::Changed {
             effects.push(Effect::Apply(state));
         }

@@ -34,6 +34,13 @@ pub(super) struct Record {
     pub(super) value: Bytes,
 }
 
+impl Record {
+    /// Whether both are one write, whatever its number, and whether or not its time to live is over.
+    pub(super) fn is_same_write(&self, other: &Self) -> bool {
+        (&self.source, self.version, self.timestamp_ms) == (&other.source, other.version, other.timestamp_ms)
+    }
+}
+
 /// A key's registers: one of a shared type, one for each source of a per-node type, ordered by source. Few
 /// sources write under one key, and a map for each key would cost a kilobyte.
 #[cfg_attr(test, derive(Clone))]

@@ -315,6 +315,26 @@ fn a_record_expires_everywhere_without_a_word_and_never_comes_back() {
 }
 
 #[test]
+fn what_has_ended_does_not_come_back_when_its_writer_numbers_it_anew() {
+    for of in [StateType::HEALTH, routes()] {
+        let (mut a, mut b) = (store("a"), store("b"));
+        a.put(&of, "x", value(1), Some(Duration::from_secs(5)), false, at(0), &mut Vec::new());
+        b.merge(&take(&mut a), at(0), &mut Vec::new());
+        b.expire(at(5_000), &mut Vec::new());
+        // The writer's clock is slower: to it the record lives.
+        a.new_epoch(EPOCH + 1, at(4_900));
+        let mut effects = Vec::new();
+        let (batch, _) = a.take_unspread(usize::MAX, at(4_900)).unwrap();
+        b.merge(&batch, at(5_000), &mut effects);
+        assert_eq!((effects, b.len(), b.next_expiry()), (vec![], 0, None));
+        a.expire(at(5_000), &mut Vec::new());
+        b.check();
+        sync(&a, &mut b);
+        assert_eq!(a.digest(&of), b.digest(&of));
+    }
+}
+
+#[test]
 fn a_tombstone_is_forgotten_after_its_time_and_its_dot_is_not() {
     let (mut a, mut b) = (store("a"), store("b"));
     put(&mut a, &routes(), "x", 1);

@@ -382,6 +382,18 @@ fn a_node_whose_later_life_the_others_believe_in_is_told_of_it_in_a_push_pull() 
 }
 
 #[test]
+fn a_node_below_the_life_that_said_goodbye_is_told_so_as_soon_as_it_speaks() {
+    let (mut a, mut b) = (core("a"), core("b"));
+    connect(&mut a, &mut b, at(0));
+    wire(&mut a, &mut b, &[]).run(1, 1_000);
+    tell_as(&mut a, "b", &claim(|body| (body.epoch, body.left) = (body.epoch + 100_000, true), "b"), 1_001);
+    assert_eq!(status(&a), Some(NodeStatus::Left));
+    wire(&mut a, &mut b, &[]).run(1_002, 4_000);
+    assert_eq!(status(&a), Some(NodeStatus::Alive));
+    assert!(b.local_node().epoch > config("b").epoch + 100_000);
+}
+
+#[test]
 fn a_node_whose_clock_went_back_goes_beyond_the_epoch_that_peers_remember() {
     let mut a = a_knowing_b(0);
     let remembered = a.node(&id("b")).unwrap().epoch;
