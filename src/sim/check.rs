@@ -43,7 +43,8 @@ struct Applied {
 /// A write through the world.
 #[derive(Clone, Copy, Debug)]
 struct Write {
-    /// The writer's epoch.
+    writer: Pid,
+    /// The writer's epoch then; it may publish the same again under a later one.
     epoch: u64,
     /// Of all writes of the world, in order.
     number: u64,
@@ -59,11 +60,13 @@ pub(crate) struct Checks {
     lives: HashMap<(Pid, NodeId), (u64, u64)>,
     /// The latest epoch and incarnation that each node has said of itself.
     said: HashMap<NodeId, (u64, u64)>,
+    /// The latest epoch of each process.
+    epochs: HashMap<Pid, u64>,
     /// What was written, by type, key and writer, with the latest such write; `None` for a removal.
     written: HashMap<WriteKey, HashMap<Option<Vec<u8>>, Write>>,
     writes: u64,
-    /// What each process wrote itself.
-    own: HashSet<(Pid, WriteKey, u64)>,
+    /// What each process wrote itself, by version and time.
+    own: HashSet<(Pid, WriteKey, u64, SystemTime)>,
     /// Goodbyes can be lost in this world, and then a leave looks like a death.
     goodbyes_lost: bool,
     applied: HashSet<AppliedKey>,
@@ -99,8 +102,9 @@ impl Checks {
         }
     }
 
-    /// What a node says of itself.
-    pub(crate) fn says(&mut self, node: &NodeId, life: (u64, u64)) {
+    /// What a process says of itself.
+    pub(crate) fn says(&mut self, pid: Pid, node: &NodeId, life: (u64, u64)) {
+        self.epochs.insert(pid, life.0);
         let said = self.said.entry(node.clone()).or_default();
         *said = life.max(*said);
     }
@@ -108,20 +112,25 @@ impl Checks {
     /// What a user wrote at a process in that epoch, for ever or for a while.
     pub(crate) fn writes(&mut self, pid: Pid, epoch: u64, record: &SyncableState, for_a_while: bool) {
         self.writes += 1;
-        let write = Write { epoch, number: self.writes };
+        let write = Write { writer: pid, epoch, number: self.writes };
         let written = self.written.entry(write_key(record)).or_default();
         written.insert(Some(record.value.as_bytes().to_vec()), write);
         if for_a_while {
             written.insert(None, write);
         }
-        self.own.insert((pid, write_key(record), record.version));
+        self.own.insert((pid, write_key(record), record.version, record.timestamp));
     }
 
-    /// A user at `node` removed a key in that epoch.
-    pub(crate) fn removes(&mut self, epoch: u64, state_type: &StateType, key: &str, node: &NodeId) {
+    /// A user at `node`, which that process is, removed a key in that epoch.
+    pub(crate) fn removes(
+        &mut self,
+        pid: Pid,
+        epoch: u64,
+        (state_type, key, node): (&StateType, &str, &NodeId),
+    ) {
         self.writes += 1;
         let place = (state_type.clone(), key.into(), node.clone());
-        let write = Write { epoch, number: self.writes };
+        let write = Write { writer: pid, epoch, number: self.writes };
         self.written.entry(place).or_default().insert(None, write);
     }
 
@@ -140,20 +149,18 @@ impl Checks {
         if write.is_none() && !self.written.is_empty() {
             return Err(format!("{what} was written by nobody"));
         }
-        if self.own.contains(&(observer, write_key(record), *version)) {
+        if self.own.contains(&(observer, write_key(record), *version, record.timestamp)) {
             return Err(format!("{what} came back to its writer"));
         }
         let per_node = state_type.is_per_node();
         let register = (observer, state_type.clone(), key.clone(), per_node.then(|| source_node.clone()));
         // A writer that lost its clock writes the same again once it has gone beyond what it wrote before.
-        let came_between = |before: &Applied| {
-            per_node && before.write.zip(write).is_some_and(|(before, write)| before.epoch > write.epoch)
-        };
-        if !self.applied.insert(applied_key(observer, record))
-            && !self.registers.get(&register).is_some_and(came_between)
-        {
+        let both = self.registers.get(&register).and_then(|before| before.write.zip(write));
+        let again = both.is_some_and(|(before, write)| per_node && self.last_epoch(before) > write.epoch);
+        if !self.applied.insert(applied_key(observer, record)) && !again {
             return Err(format!("{what} was applied twice"));
         }
+        let last_epoch = write.map(|write| self.last_epoch(write));
         let now = Applied { version: *version, source: source_node.clone(), deleted: record.deleted, write };
         match self.registers.insert(register, now) {
             // A writer that has restarted counts its versions anew, but it has written later. Not to those who
@@ -161,7 +168,8 @@ impl Checks {
             Some(Applied { version, write: Some(late), deleted: false, .. })
                 if per_node
                     && !record.deleted
-                    && write.is_some_and(|write| write.number < late.number && write.epoch <= late.epoch) =>
+                    && write.is_some_and(|write| write.number < late.number)
+                    && last_epoch <= Some(late.epoch) =>
             {
                 Err(format!("{what} was applied after a later write, version {version}"))
             }
@@ -170,6 +178,11 @@ impl Checks {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The latest epoch under which a write can have been published.
+    fn last_epoch(&self, write: Write) -> u64 {
+        self.epochs.get(&write.writer).map_or(write.epoch, |last| write.epoch.max(*last))
     }
 
     pub(crate) fn was_applied(&self, observer: Pid, record: &SyncableState) -> bool {
@@ -275,15 +288,19 @@ impl Checks {
 
     /// How a node that does not run ended, and whether that belief agrees with it.
     fn fits(&self, node: &NodeId, (status, epoch, _): Belief) -> Result<(), NodeStatus> {
-        match (self.ends.get(node), status) {
-            (Some(End::Left), NodeStatus::Left) => Ok(()),
-            (Some(End::Left), NodeStatus::Dead) if self.goodbyes_lost => Ok(()),
-            (Some(End::Left), _) => Err(NodeStatus::Left),
-            // It left, came back, and crashed before anybody who still lives heard of it.
-            (Some(End::Crashed(life)), NodeStatus::Left) if epoch != *life => Ok(()),
-            (Some(End::Crashed(_)), NodeStatus::Dead) | (None, _) => Ok(()),
-            (Some(End::Crashed(_)), _) => Err(NodeStatus::Dead),
-        }
+        let (fits, expected) = match self.ends.get(node) {
+            None => return Ok(()),
+            Some(End::Left) => {
+                let unheard = self.goodbyes_lost && status == NodeStatus::Dead;
+                (status == NodeStatus::Left || unheard, NodeStatus::Left)
+            }
+            // It may have left, come back, and crashed before anybody who still lives heard of it.
+            Some(End::Crashed(life)) => {
+                let before = status == NodeStatus::Left && epoch != *life;
+                (status == NodeStatus::Dead || before, NodeStatus::Dead)
+            }
+        };
+        if fits { Ok(()) } else { Err(expected) }
     }
 }
 

@@ -262,7 +262,7 @@ impl World {
             return;
         }
         let me = process.core.local_node();
-        self.checks.says(&name, (me.epoch, me.incarnation));
+        self.checks.says(pid, &name, (me.epoch, me.incarnation));
         let checked = process.core.lives().try_for_each(|(id, life)| self.checks.see_life(pid, id, life));
         self.require(name.as_str(), checked);
         let checked = Checks::queues(&self.procs[pid].core.queues());
@@ -353,6 +353,13 @@ impl World {
             return;
         }
         if !self.procs[pid].paused && !self.procs[pid].leaving {
+            // Names of seeds are resolved anew: where all that they once meant are gone they mean others.
+            let Process { seeds, address: me, .. } = &self.procs[pid];
+            if !seeds.is_empty() && !seeds.iter().any(|seed| self.at_address.contains_key(seed)) {
+                let mut others = self.seed_addresses();
+                others.retain(|seed| seed != me);
+                self.procs[pid].seeds = others;
+            }
             for address in self.procs[pid].seeds.clone().into_iter().take(3) {
                 self.dial(pid, None, address);
             }

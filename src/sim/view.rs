@@ -145,7 +145,7 @@ impl World {
         if let Some(removed) = &removed {
             self.note_record(node, "removes", removed);
         }
-        self.checks.removes(epoch, state_type, key, node);
+        self.checks.removes(pid, epoch, (state_type, key, node));
         removed
     }
 

@@ -353,7 +353,7 @@ fn two_processes_with_one_key_are_told_of() {
     b.handle_message(&id("a"), &message(kind::CLAIM, &twin), at(1));
     assert_eq!(b.local_node().epoch, config("b").epoch);
     // The others believe the later of two: this one goes beyond, but does not race with the other.
-    let mut tell_later = |b: &mut Protocol, by, ms| {
+    let tell_later = |b: &mut Protocol, by, ms| {
         let later = claim(|body| body.epoch += by, "b");
         b.handle_message(&id("a"), &message(kind::CLAIM, &later), at(ms));
         b.local_node().epoch - config("b").epoch

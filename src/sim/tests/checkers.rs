@@ -66,6 +66,8 @@ fn a_register_that_falls_is_found() {
     assert!(checks.apply(2, &lost).is_ok(), "under an epoch later still");
     assert!(checks.apply(2, &lost).is_err(), "twice");
     assert!(checks.apply(2, &late).is_err(), "again");
+    checks.says(8, &id("b"), (6, 0));
+    assert!(checks.apply(2, &lost).is_ok(), "published anew by who has gone beyond");
     assert!(checks.apply(3, &late).is_ok());
     assert!(checks.apply(3, &early).is_err(), "of the same epoch");
 }
@@ -87,7 +89,7 @@ fn a_record_that_nobody_wrote_is_found() {
         assert!(checks.apply(0, &record).is_err(), "{record:?}");
     }
     let removed = SyncableState { version: 3, deleted: true, ..written };
-    checks.removes(5, &StateType::DRAIN, "k", &id("a"));
+    checks.removes(3, 5, (&StateType::DRAIN, "k", &id("a")));
     assert!(checks.apply(0, &removed).is_ok());
 }
 
@@ -103,7 +105,7 @@ fn a_record_that_comes_back_to_its_writer_is_found() {
 #[test]
 fn a_life_that_its_node_never_told_of_is_found() {
     let mut checks = Checks::default();
-    checks.says(&id("a"), (5, 2));
+    checks.says(3, &id("a"), (5, 2));
     assert!(checks.see_life(0, &id("a"), (5, 2)).is_ok());
     assert!(checks.see_life(1, &id("a"), (5, 3)).is_err());
 }
