@@ -1,6 +1,7 @@
 //! What must come of a cluster, whatever happens to it: each test a sentence, in worlds of several sim seeds.
 
 mod checkers;
+mod dials;
 mod hardship;
 mod liars;
 mod membership;
