@@ -213,12 +213,19 @@ impl Protocol {
         self.probes.remove(&seq)
     }
 
-    /// A probe says nothing about a node's next life, nor about a dead one.
+    /// A probe says nothing about a node's next life, nor about a dead one; nor does a ping that a peer asked
+    /// for.
     pub(super) fn forget_probes_of(&mut self, id: &NodeId) {
         let of_it: Vec<_> =
             self.probes.iter().filter(|(_, probe)| probe.target == *id).map(|(seq, _)| *seq).collect();
         for seq in of_it {
             self.take_probe(seq);
+        }
+        let looks = |ping: &Pinged| ping.to == *id && matches!(ping.why, Why::Solicited);
+        let looks: Vec<_> = self.pings.iter().filter(|(_, ping)| looks(ping)).map(|(seq, _)| *seq).collect();
+        for seq in looks {
+            self.timers.clear(&Timer::SolicitEnd(seq));
+            self.pings.remove(&seq);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
     proto::{Output, Protocol, StreamInput, tests_support::*},
     wire::{
         CloseCode, StreamId, codec,
-        message::{MemberRow, Open, Standing, Wants, kind},
+        message::{MemberRow, Nack, Open, Solicit, Standing, Wants, kind},
     },
 };
 
@@ -179,6 +179,21 @@ fn a_probe_of_a_node_that_leaves_is_forgotten() {
         tell(&mut a, &goodbye, ms);
     }
     assert!(a.probes.is_empty());
+}
+
+#[test]
+fn a_look_at_a_life_that_has_ended_accuses_nobody_of_the_next() {
+    let mut a = a_knowing_b(0);
+    let asked = Solicit { node_id: id("b"), epoch: config("b").epoch, incarnation: 0 };
+    a.handle_message(&id("c"), &message(kind::SOLICIT, &asked), at(10));
+    tell(&mut a, &claim(|body| body.epoch += 1_000, "b"), 100);
+    run(&mut a, 100);
+    for ms in (110..1_000).step_by(10) {
+        // The asker is heard, so silence would count.
+        a.handle_message(&id("c"), &message(kind::NACK, &Nack { seq: 0 }), at(ms));
+        a.handle_timeout(at(ms));
+    }
+    assert!(!events(&drain(&mut a)).contains(&(EventKind::NodeSuspect, "b".into())));
 }
 
 #[test]
