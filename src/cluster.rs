@@ -336,10 +336,39 @@ impl Cluster {
         self.read(|protocol| protocol.get(state_type, key))
     }
 
-    /// All live records of a type; of a per-node type, every node's.
+    /// All live records of a type; of a per-node type, every node's. In no order.
+    ///
+    /// Read in pages, so that a large table does not hold up the protocol: what changes meanwhile is told as
+    /// it was or as it is, and a record that is there throughout is told once. [`for_each`](Self::for_each)
+    /// does the same without holding all of them at a time.
     #[must_use]
     pub fn states(&self, state_type: &StateType) -> Vec<SyncableState> {
-        self.read(|protocol| protocol.states(state_type))
+        let mut states = Vec::new();
+        self.for_each(state_type, |record| states.push(record));
+        states
+    }
+
+    /// Calls `visit` with each live record of a type; of a per-node type, with every node's. In no order, and
+    /// with no more than a page of copies at a time.
+    ///
+    /// The protocol goes on between pages: what changes meanwhile is told as it was or as it is, and a record
+    /// that is there throughout is told once. `visit` runs outside every lock, and may call this handle.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn count(cluster: &phalanx::Cluster) -> usize {
+    /// let mut flows = 0;
+    /// cluster.for_each(&phalanx::StateType::CONNTRACK, |_| flows += 1);
+    /// # flows
+    /// # }
+    /// ```
+    pub fn for_each(&self, state_type: &StateType, mut visit: impl FnMut(SyncableState)) {
+        let mut next = Some(0);
+        while let Some(first) = next {
+            let (page, rest) = self.read(|protocol| protocol.states_from(state_type, first));
+            page.into_iter().for_each(&mut visit);
+            next = rest;
+        }
     }
 
     /// The records of a type that are there, each as a `Put`, then every change in order.

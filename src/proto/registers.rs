@@ -151,6 +151,19 @@ impl Protocol {
             .collect()
     }
 
+    /// A page of them, and where the next begins.
+    pub(crate) fn states_from(
+        &self,
+        state_type: &StateType,
+        first: u32,
+    ) -> (Vec<SyncableState>, Option<u32>) {
+        let (page, next) = self.store.page(state_type, first);
+        let counts = |(record, epoch): (SyncableState, u64)| {
+            self.counts(state_type, &record.source_node, epoch).then_some(record)
+        };
+        (page.into_iter().filter_map(counts).collect(), next)
+    }
+
     /// Those of other sources: for a provider at its registration.
     pub(crate) fn remote_states(&self, state_type: &StateType) -> Vec<SyncableState> {
         self.states(state_type).into_iter().filter(|record| record.source_node != self.me).collect()

@@ -1,7 +1,7 @@
 //! Records and their dots: which wins, what is known, what is forgotten when. The merge is commutative,
 //! associative and idempotent. Knows no peer and sends nothing.
 //!
-//! `table` one type's records and indexes · `own` this node's writes · `outbox` which of them wait · `delta`
+//! `table` one type's records and indexes · `slots` where they lie · `own` this node's writes · `outbox` which of them wait · `delta`
 //! what another lacks
 
 mod delta;
@@ -9,6 +9,7 @@ mod delta;
 mod models;
 mod outbox;
 mod own;
+mod slots;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,6 @@ mod worlds;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
@@ -26,6 +26,7 @@ use bytes::Bytes;
 pub(crate) use self::table::Vector;
 use self::{
     outbox::Outbox,
+    slots::Fate,
     table::{Placed, Record, Table},
 };
 use crate::{
@@ -50,6 +51,8 @@ const RANGES_MAX: usize = 32_768;
 const SEQ_MAX: u64 = 1 << 62;
 /// How far an epoch may lie ahead of the wall clock.
 const EPOCH_AHEAD_MS: u64 = 24 * 3_600 * 1_000;
+/// Places in a page: so many records are looked at while nothing else can be done.
+const PAGE: u32 = 512;
 /// What a record costs on the wire beside key and value, about.
 const RECORD_OVERHEAD: usize = 32;
 
@@ -97,8 +100,6 @@ pub(crate) struct Store {
     /// The last sequence number of this life, by type.
     seqs: BTreeMap<StateType, u64>,
     outbox: Outbox,
-    expiries: BTreeSet<(Time, StateType, Arc<str>, NodeId)>,
-    tombstones: BTreeSet<(Time, StateType, Arc<str>, NodeId)>,
 }
 
 impl Store {
@@ -109,8 +110,6 @@ impl Store {
             tables: BTreeMap::new(),
             seqs: BTreeMap::new(),
             outbox: Outbox::default(),
-            expiries: BTreeSet::new(),
-            tombstones: BTreeSet::new(),
         }
     }
 
@@ -137,49 +136,28 @@ impl Store {
             .or_insert_with(|| Table::new(state_type.is_per_node(), hash_key))
     }
 
-    /// Puts a record in if it wins, and keeps every index in step.
+    /// Puts a record in if it wins.
     fn place(
         &mut self,
         state_type: &StateType,
         key: &str,
-        record: Record,
+        record: &Record,
         effects: &mut Vec<Effect>,
     ) -> Taken {
-        let new = record.to_state(state_type, key);
-        let (deleted, since, expires, source) =
-            (record.deleted, record.since, record.expires, record.source.clone());
         let Placed::Won(old) = self.table(state_type).place(key, record) else { return Taken::Lost };
-        let key: Arc<str> = key.into();
-        if let Some(old) = &old {
-            self.unindex(state_type, &key, old);
-        }
-        if deleted {
-            self.tombstones.insert((since, state_type.clone(), Arc::clone(&key), source));
-        } else if let Some(at) = expires {
-            self.expiries.insert((at, state_type.clone(), Arc::clone(&key), source));
-        }
-        let old = old.map(|old| old.to_state(state_type, &key));
+        let new = record.to_state(state_type, key);
+        let old = old.map(|old| old.to_state(state_type, key));
         // The same said again under another dot, as after a new epoch. An opinion counts by its epoch.
         let renumbered = old.as_ref().is_some_and(|old| *old == new);
         if renumbered && !state_type.stops_counting_at_death() {
             return Taken::Renumbered;
         }
-        match (deleted, old.filter(|old| !old.deleted)) {
+        match (new.deleted, old.filter(|old| !old.deleted)) {
             (false, old) => effects.push(Effect::Change(StateChange::Put { new, old })),
             (true, Some(old)) => effects.push(Effect::Change(StateChange::Removed { old })),
             (true, None) => {}
         }
         if renumbered { Taken::Renumbered } else { Taken::Changed }
-    }
-
-    fn unindex(&mut self, state_type: &StateType, key: &Arc<str>, record: &Record) {
-        let index = |at: Time| (at, state_type.clone(), Arc::clone(key), record.source.clone());
-        if record.deleted {
-            self.tombstones.remove(&index(record.since));
-        }
-        if let Some(at) = record.expires {
-            self.expiries.remove(&index(at));
-        }
     }
 }
 
@@ -254,29 +232,31 @@ impl Store {
         now: Now,
         effects: &mut Vec<Effect>,
     ) -> bool {
+        let fate = match record.ttl_ms {
+            _ if record.deleted => Fate::Ended(now.time),
+            None => Fate::Stays,
+            Some(ttl) => Fate::Ends(now.time + Duration::from_millis(ttl)),
+        };
         let mut incoming = Record {
             source: batch.source.clone(),
             epoch: batch.epoch,
             seq: record.seq,
             version: record.version,
             timestamp_ms: record.timestamp_ms,
-            deleted: record.deleted,
-            since: now.time,
-            expires: record
-                .ttl_ms
-                .filter(|_| !record.deleted)
-                .map(|ttl| now.time + Duration::from_millis(ttl)),
+            fate,
             value: if record.deleted { Bytes::new() } else { record.value.clone() },
         };
         // What has ended here does not come back because its writer has numbered it anew.
-        let held = self.tables.get(state_type).and_then(|table| table.held(&record.key, &batch.source));
-        let ends = incoming.expires.is_some();
-        if let Some(ended) = held.filter(|held| ends && held.deleted && held.is_same_write(&incoming)) {
-            incoming =
-                Record { deleted: true, value: Bytes::new(), expires: None, since: ended.since, ..incoming };
+        if matches!(fate, Fate::Ends(_))
+            && let Some(table) = self.tables.get(state_type)
+            && let Some(held) = table.held(&record.key, &batch.source)
+            && held.is_deleted()
+            && held.is_same_write(&incoming)
+        {
+            incoming = Record { fate: held.fate(), value: Bytes::new(), ..incoming };
         }
+        let taken = self.place(state_type, &record.key, &incoming, effects);
         let state = incoming.to_state(state_type, &record.key);
-        let taken = self.place(state_type, &record.key, incoming, effects);
         if taken == Taken::Changed {
             effects.push(Effect::Apply(state));
         }
@@ -291,7 +271,7 @@ impl Store {
         fits && soon
             && match self.tables.get(state_type) {
                 None => self.tables.len() < limits::TYPES_MAX,
-                Some(table) => table.ranges(source, epoch).is_some() || table.vector().len() < ENTRIES_MAX,
+                Some(table) => table.ranges(source, epoch).is_some() || table.lives() < ENTRIES_MAX,
             }
     }
 
@@ -375,32 +355,51 @@ impl Store {
         state_type: &StateType,
         key: &str,
     ) -> Option<(NodeId, u64, u64, SyncableState)> {
-        let record = self.tables.get(state_type)?.held(key, &self.config.me).filter(|held| !held.deleted)?;
-        Some((record.source.clone(), record.epoch, record.seq, record.to_state(state_type, key)))
+        let held =
+            self.tables.get(state_type)?.held(key, &self.config.me).filter(|held| !held.is_deleted())?;
+        Some((held.source().clone(), held.epoch(), held.seq(), held.to_state(state_type)))
     }
 
     /// The live records of a type, each with its epoch.
     pub(crate) fn live(&self, state_type: &StateType) -> impl Iterator<Item = (SyncableState, u64)> {
         let table = self.tables.get_key_value(state_type);
         table.into_iter().flat_map(|(state_type, table)| {
-            let live = table.iter().filter(|(_, record)| !record.deleted);
-            live.map(|(key, record)| (record.to_state(state_type, key), record.epoch))
+            let live = table.from(0).filter(|(_, held)| !held.is_deleted());
+            live.map(|(_, held)| (held.to_state(state_type), held.epoch()))
         })
+    }
+
+    /// The live records among the next places of a type's table, each with its epoch, and where the next page
+    /// begins. A record keeps its place while it is held, whatever is written under its key.
+    pub(crate) fn page(
+        &self,
+        state_type: &StateType,
+        first: u32,
+    ) -> (Vec<(SyncableState, u64)>, Option<u32>) {
+        let Some(table) = self.tables.get(state_type) else { return (Vec::new(), None) };
+        let mut page = Vec::new();
+        for (number, held) in table.from(first) {
+            if number - first >= PAGE {
+                return (page, Some(number));
+            }
+            if !held.is_deleted() {
+                page.push((held.to_state(state_type), held.epoch()));
+            }
+        }
+        (page, None)
     }
 
     /// The live records of a per-node type that one source wrote, each with its epoch.
     pub(crate) fn of_source(&self, state_type: &StateType, source: &NodeId) -> Vec<(SyncableState, u64)> {
         let Some(table) = self.tables.get(state_type) else { return Vec::new() };
-        let held = table.keys_of(source).filter_map(|key| Some((key, table.held(key, source)?)));
-        held.filter(|(_, record)| !record.deleted)
-            .map(|(key, record)| (record.to_state(state_type, key), record.epoch))
-            .collect()
+        let live = table.of_source(source).filter(|held| !held.is_deleted());
+        live.map(|held| (held.to_state(state_type), held.epoch())).collect()
     }
 
     /// In which life of its source a register was written.
     pub(crate) fn register_epoch(&self, state_type: &StateType, key: &str, source: &NodeId) -> Option<u64> {
-        let record = self.tables.get(state_type)?.held(key, source)?;
-        (record.source == *source).then_some(record.epoch)
+        let held = self.tables.get(state_type)?.held(key, source)?;
+        (held.source() == source).then_some(held.epoch())
     }
 
     /// How many live records there are.
@@ -412,17 +411,15 @@ impl Store {
 /// Time.
 impl Store {
     pub(crate) fn next_expiry(&self) -> Option<Time> {
-        self.expiries.first().map(|(at, ..)| *at)
+        self.tables.values().filter_map(Table::next_expiry).min()
     }
 
     /// Records whose time to live is over become tombstones where they stand: under their own dots, so that
     /// the same happens everywhere without a word.
     pub(crate) fn expire(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        while self.next_expiry().is_some_and(|at| at <= now.time) {
-            let Some((_, state_type, key, source)) = self.expiries.pop_first() else { return };
-            if let Some(old) = self.table(&state_type).wither(&key, &source, now.time) {
-                let old = old.to_state(&state_type, &key);
-                self.tombstones.insert((now.time, state_type, key, source));
+        for (state_type, table) in &mut self.tables {
+            while let Some((key, old)) = table.wither(now.time) {
+                let old = old.to_state(state_type, &key);
                 effects.push(Effect::Change(StateChange::Expired { old }));
             }
         }
@@ -430,31 +427,16 @@ impl Store {
 
     /// Forgets tombstones older than their time; the vector still knows their dots. How many.
     pub(crate) fn collect(&mut self, now: Now) -> usize {
-        let mut collected = 0;
-        while self
-            .tombstones
-            .first()
-            .is_some_and(|(since, ..)| now.time.since(*since) >= self.config.tombstone_ttl)
-        {
-            let Some((_, state_type, key, source)) = self.tombstones.pop_first() else { break };
-            self.table(&state_type).remove(&key, &source);
-            collected += 1;
-        }
-        collected
+        let age = self.config.tombstone_ttl;
+        let collect = |table: &mut Table| {
+            std::iter::repeat_with(|| table.collect(age, now.time)).take_while(|old| *old).count()
+        };
+        self.tables.values_mut().map(collect).sum()
     }
 
-    /// Compares every index with what it is made from.
+    /// Compares all that is kept with what it is kept from.
     #[cfg(test)]
     pub(crate) fn check(&self) {
-        let (mut expiries, mut tombstones) = (BTreeSet::new(), BTreeSet::new());
-        for (state_type, table) in &self.tables {
-            table.check();
-            for (key, record) in table.iter() {
-                let index = |at| (at, state_type.clone(), Arc::clone(key), record.source.clone());
-                expiries.extend(record.expires.map(index));
-                tombstones.extend(record.deleted.then(|| index(record.since)));
-            }
-        }
-        assert_eq!((&expiries, &tombstones), (&self.expiries, &self.tombstones));
+        self.tables.values().for_each(Table::check);
     }
 }

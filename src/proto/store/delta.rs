@@ -18,7 +18,8 @@ impl Store {
     }
 
     pub(crate) fn vector(&self, state_type: &StateType) -> Vector {
-        self.tables.get(state_type).map(|table| table.vector().clone()).unwrap_or_default()
+        let entries = self.tables.get(state_type).into_iter().flat_map(Table::vector);
+        entries.map(|(source, epoch, known)| ((source.clone(), epoch), known.clone())).collect()
     }
 
     pub(crate) fn ranges(&self, state_type: &StateType, source: &NodeId, epoch: u64) -> Ranges {
@@ -63,26 +64,26 @@ impl Store {
         let mut batches = Vec::new();
         let mut bytes = 0;
         let Some(table) = self.tables.get(state_type) else { return (batches, false) };
-        for ((source, epoch), ours) in table.vector() {
-            let lacking = match theirs.get(&(source.clone(), *epoch)) {
+        for (source, epoch, ours) in table.vector() {
+            let lacking = match theirs.get(&(source.clone(), epoch)) {
                 Some(theirs) => ours.minus(theirs),
                 None => ours.clone(),
             };
             let mut records = Vec::new();
             let mut full = false;
             'slice: for (lo, hi) in lacking.iter() {
-                for (key, record) in table.at(source, *epoch, lo, hi) {
+                for held in table.at(source, epoch, lo, hi) {
                     if bytes >= bytes_max {
                         full = true;
                         break 'slice;
                     }
-                    bytes += key.len() + record.value.len() + RECORD_OVERHEAD;
-                    records.push(to_wire(key, record, now));
+                    bytes += held.key().len() + held.value().len() + RECORD_OVERHEAD;
+                    records.push(to_wire(held, now));
                 }
             }
             if !records.is_empty() {
                 let (state_type, source) = (state_type.into(), source.clone());
-                batches.push(RecordBatch { state_type, source, epoch: *epoch, records, carried: Vec::new() });
+                batches.push(RecordBatch { state_type, source, epoch, records, carried: Vec::new() });
             }
             if full {
                 return (batches, true);
@@ -107,10 +108,10 @@ impl Store {
         let mut records = Vec::new();
         let mut bytes = 0;
         for (lo, hi) in wanted.iter() {
-            for (key, record) in table.at(source, epoch, lo, hi) {
+            for held in table.at(source, epoch, lo, hi) {
                 if bytes < bytes_max {
-                    bytes += key.len() + record.value.len() + RECORD_OVERHEAD;
-                    records.push(to_wire(key, record, now));
+                    bytes += held.key().len() + held.value().len() + RECORD_OVERHEAD;
+                    records.push(to_wire(held, now));
                 }
             }
         }

@@ -1,14 +1,14 @@
 //! A node's own writes: numbered without gaps, stored, and kept until they were spread. Takes nothing from
 //! peers.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Effect, RECORD_OVERHEAD, Record, Store, Table};
+use super::{Effect, RECORD_OVERHEAD, Record, Store, Table, slots::Fate, table::Held};
 use crate::{
     StateType, SyncableState,
-    proto::{Now, Time, ranges::Ranges, time::wall_ms},
+    proto::{Now, ranges::Ranges, time::wall_ms},
     wire::message::{RecordBatch, WireRecord},
 };
 
@@ -25,32 +25,33 @@ impl Store {
         now: Now,
         effects: &mut Vec<Effect>,
     ) -> SyncableState {
-        let record = Record {
-            version: self.clock.tick(),
-            expires: ttl.map(|ttl| now.time + ttl),
-            ..self.own(false, value, now)
-        };
+        let fate = ttl.map_or(Fate::Stays, |ttl| Fate::Ends(now.time + ttl));
+        let record = Record { version: self.clock.tick(), ..self.own(fate, value, now) };
         self.write(state_type, key, record, urgent, effects)
     }
 
     /// Takes a record with its own version; `false`, and nothing changes, if it loses.
     pub(crate) fn put_as(&mut self, state: SyncableState, now: Now, effects: &mut Vec<Effect>) -> bool {
-        let value = if state.deleted { Bytes::new() } else { state.value.into_bytes() };
+        let (fate, value) = if state.deleted {
+            (Fate::Ended(now.time), Bytes::new())
+        } else {
+            (Fate::Stays, state.value.into_bytes())
+        };
         let record = Record {
             version: state.version,
             timestamp_ms: wall_ms(state.timestamp),
-            ..self.own(state.deleted, value, now)
+            ..self.own(fate, value, now)
         };
         let held =
             self.tables.get(&state.state_type).and_then(|table| table.held(&state.key, &self.config.me));
         let loses = held.is_some_and(|held| {
             if state.state_type.is_per_node() {
-                return held.version >= record.version;
+                return held.version() >= record.version;
             }
             // What ends by itself is a tombstone by then, which no other value under its version replaces; so
             // none may before, or whoever hears of it afterwards holds something else.
-            let ends =
-                held.expires.is_some() && held.source == record.source && held.version == record.version;
+            let ends = matches!(held.fate(), Fate::Ends(_))
+                && (held.source(), held.version()) == (&record.source, record.version);
             // Under an equal version the same value is no news, whatever its dot.
             ends || !Table::wins(false, &Record { epoch: 0, seq: 0, ..record.clone() }, held)
         });
@@ -71,22 +72,21 @@ impl Store {
         effects: &mut Vec<Effect>,
     ) -> Option<SyncableState> {
         let table = self.tables.get(state_type)?;
-        let old = table.held(key, &self.config.me).filter(|held| !held.deleted)?.to_state(state_type, key);
-        let record = Record { version: self.clock.tick(), ..self.own(true, Bytes::new(), now) };
+        let old = table.held(key, &self.config.me).filter(|held| !held.is_deleted())?.to_state(state_type);
+        let record =
+            Record { version: self.clock.tick(), ..self.own(Fate::Ended(now.time), Bytes::new(), now) };
         self.write(state_type, key, record, false, effects);
         Some(old)
     }
 
-    fn own(&self, deleted: bool, value: Bytes, now: Now) -> Record {
+    fn own(&self, fate: Fate, value: Bytes, now: Now) -> Record {
         Record {
             source: self.config.me.clone(),
             epoch: self.config.epoch,
             seq: 0,
             version: 0,
             timestamp_ms: now.wall_ms,
-            deleted,
-            since: now.time,
-            expires: None,
+            fate,
             value,
         }
     }
@@ -106,7 +106,7 @@ impl Store {
         let size = key.len() + record.value.len() + RECORD_OVERHEAD;
         let state = record.to_state(state_type, key);
         self.table(state_type).learn(&me, epoch, |known| _ = known.insert(seq));
-        self.place(state_type, key, record, effects);
+        self.place(state_type, key, &record, effects);
         self.outbox.push(state_type, &key.into(), seq, size, urgent);
         state
     }
@@ -129,10 +129,11 @@ impl Store {
             let own: Vec<_> = self
                 .table(&state_type)
                 .at(&me, old, 0, u64::MAX)
-                .map(|(key, record)| (Arc::clone(key), record.clone()))
+                .map(|held| (held.key().to_owned(), held.to_record()))
                 .collect();
             for (key, record) in own {
-                let record = Record { epoch, since: now.time, ..record };
+                let fate = if record.is_deleted() { Fate::Ended(now.time) } else { record.fate };
+                let record = Record { epoch, fate, ..record };
                 // The same value under a new dot: nobody here is told.
                 self.write(&state_type, &key, record, false, &mut Vec::new());
             }
@@ -156,10 +157,10 @@ impl Store {
             let Some((state_type, key, dirty, first)) = self.outbox.pop(of.as_ref()) else { break };
             let held = self.tables.get(&state_type).and_then(|table| table.held(&key, &self.config.me));
             let own = held.filter(|held| {
-                (&held.source, held.epoch, held.seq) == (&self.config.me, self.config.epoch, dirty.seq)
+                (held.source(), held.epoch(), held.seq()) == (&self.config.me, self.config.epoch, dirty.seq)
             });
             // Another's record has won meanwhile: the dot stays a gap until its successor comes from there.
-            let Some(record) = own else { continue };
+            let Some(held) = own else { continue };
             let batch = batch.get_or_insert_with(|| RecordBatch {
                 state_type: (&state_type).into(),
                 source: self.config.me.clone(),
@@ -168,8 +169,8 @@ impl Store {
                 carried: Vec::new(),
             });
             urgent |= first;
-            bytes += key.len() + record.value.len() + RECORD_OVERHEAD;
-            batch.records.push(to_wire(&key, record, now));
+            bytes += key.len() + held.value().len() + RECORD_OVERHEAD;
+            batch.records.push(to_wire(held, now));
             if !dirty.carried.is_empty() {
                 let mut carried = Ranges::from_wire(&batch.carried).unwrap_or_default();
                 carried.union(&dirty.carried);
@@ -183,15 +184,18 @@ impl Store {
     }
 }
 
-pub(super) fn to_wire(key: &str, record: &Record, now: Now) -> WireRecord {
-    let left = |at: Time| u64::try_from(at.since(now.time).as_millis()).unwrap_or(u64::MAX);
+pub(super) fn to_wire(held: Held<'_>, now: Now) -> WireRecord {
+    let ttl_ms = match held.fate() {
+        Fate::Ends(at) => Some(u64::try_from(at.since(now.time).as_millis()).unwrap_or(u64::MAX)),
+        Fate::Stays | Fate::Ended(_) => None,
+    };
     WireRecord {
-        seq: record.seq,
-        key: key.into(),
-        version: record.version,
-        timestamp_ms: record.timestamp_ms,
-        deleted: record.deleted,
-        ttl_ms: record.expires.map(left),
-        value: record.value.clone(),
+        seq: held.seq(),
+        key: held.key().into(),
+        version: held.version(),
+        timestamp_ms: held.timestamp_ms(),
+        deleted: held.is_deleted(),
+        ttl_ms,
+        value: held.to_record().value,
     }
 }

@@ -1,15 +1,16 @@
-//! One type's records: its registers by key, the index by dot, the version vector, and the hash of all three,
-//! kept together. Checks nothing that came from a peer; that is the store's.
+//! One type's records: where each is, the index by dot, the version vector, what ends when, and the hash of it
+//! all, kept together. Checks nothing that came from a peer; that is the store's.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     hash::Hasher as _,
-    sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use siphasher::sip::SipHasher13;
 
+use super::slots::{Fate, Slot, Slots};
 use crate::{
     NodeId, StateType, SyncableState, Value,
     proto::{Time, ranges::Ranges, time::wall_time},
@@ -18,7 +19,7 @@ use crate::{
 /// What is known of a type: for each source and epoch, the dots.
 pub(crate) type Vector = BTreeMap<(NodeId, u64), Ranges>;
 
-/// A record as it is held.
+/// A record as it comes and goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) source: NodeId,
@@ -26,33 +27,27 @@ pub(super) struct Record {
     pub(super) seq: u64,
     pub(super) version: u64,
     pub(super) timestamp_ms: u64,
-    pub(super) deleted: bool,
-    /// When it came here; of a tombstone, since when it is one.
-    pub(super) since: Time,
-    /// When it is no more, by this node's own clock.
-    pub(super) expires: Option<Time>,
+    pub(super) fate: Fate,
+    /// Empty if it is a tombstone.
     pub(super) value: Bytes,
 }
 
-impl Record {
-    /// Whether both are one write, whatever its number, and whether or not its time to live is over.
-    pub(super) fn is_same_write(&self, other: &Self) -> bool {
-        (&self.source, self.version, self.timestamp_ms) == (&other.source, other.version, other.timestamp_ms)
-    }
+/// A record where it is held.
+#[derive(Clone, Copy)]
+pub(super) struct Held<'a> {
+    life: &'a Life,
+    slot: &'a Slot,
 }
 
-/// A key's registers: one of a shared type, one for each source of a per-node type, ordered by source. Few
-/// sources write under one key, and a map for each key would cost a kilobyte.
+/// One life of a source: what is known of it, and what of that is held.
 #[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
-enum Register {
-    One(Record),
-    Many(Vec<Record>),
-}
-
-/// Where the register of `source` is, or would be.
-fn place_of(records: &[Record], source: &NodeId) -> Result<usize, usize> {
-    records.binary_search_by(|record| record.source.cmp(source))
+pub(super) struct Life {
+    source: NodeId,
+    epoch: u64,
+    known: Ranges,
+    /// Invariant: exactly the dots of the records held, tombstones included, each with its slot.
+    dots: BTreeMap<u64, u32>,
 }
 
 /// All there is of one type.
@@ -61,10 +56,16 @@ fn place_of(records: &[Record], source: &NodeId) -> Result<usize, usize> {
 pub(super) struct Table {
     per_node: bool,
     hash_key: (u64, u64),
-    registers: BTreeMap<Arc<str>, Register>,
-    /// Invariant: exactly the dots of the records held, tombstones included.
-    dots: BTreeMap<(NodeId, u64, u64), Arc<str>>,
-    vector: Vector,
+    slots: Slots,
+    /// The hash of each key, and of its source in a per-node type, with its slot. Half a hash does: whoever
+    /// looks compares the key as well.
+    index: BTreeSet<(u32, u32)>,
+    lives: Vec<Life>,
+    /// The number of each life. Numbers are never given back, as what is known of a life never is.
+    numbers: BTreeMap<(NodeId, u64), u32>,
+    /// What ends, and since when what has ended is a tombstone, each with its slot.
+    expiries: BTreeSet<(Time, u32)>,
+    tombstones: BTreeSet<(Time, u32)>,
     /// Invariant: the sum of the hashes of the live records and of the vector's entries.
     digest: u64,
     live: usize,
@@ -77,14 +78,98 @@ pub(super) enum Placed {
     Lost,
 }
 
+impl Record {
+    pub(super) fn is_deleted(&self) -> bool {
+        matches!(self.fate, Fate::Ended(_))
+    }
+
+    /// As users see it.
+    pub(super) fn to_state(&self, state_type: &StateType, key: &str) -> SyncableState {
+        SyncableState {
+            state_type: state_type.clone(),
+            key: key.into(),
+            value: if self.is_deleted() { Value::NIL } else { Value::from_checked(self.value.clone()) },
+            version: self.version,
+            source_node: self.source.clone(),
+            timestamp: wall_time(self.timestamp_ms),
+            deleted: self.is_deleted(),
+        }
+    }
+}
+
+impl<'a> Held<'a> {
+    pub(super) fn key(self) -> &'a str {
+        self.slot.key()
+    }
+
+    pub(super) fn source(self) -> &'a NodeId {
+        &self.life.source
+    }
+
+    pub(super) fn epoch(self) -> u64 {
+        self.life.epoch
+    }
+
+    pub(super) fn seq(self) -> u64 {
+        self.slot.seq
+    }
+
+    pub(super) fn version(self) -> u64 {
+        self.slot.version
+    }
+
+    pub(super) fn timestamp_ms(self) -> u64 {
+        self.slot.timestamp_ms
+    }
+
+    pub(super) fn fate(self) -> Fate {
+        self.slot.fate
+    }
+
+    pub(super) fn is_deleted(self) -> bool {
+        self.slot.is_deleted()
+    }
+
+    pub(super) fn value(self) -> &'a [u8] {
+        self.slot.value()
+    }
+
+    /// For who keeps it.
+    pub(super) fn to_record(self) -> Record {
+        Record {
+            source: self.source().clone(),
+            epoch: self.epoch(),
+            seq: self.seq(),
+            version: self.version(),
+            timestamp_ms: self.timestamp_ms(),
+            fate: self.fate(),
+            value: self.slot.value_bytes(),
+        }
+    }
+
+    /// As users see it.
+    pub(super) fn to_state(self, state_type: &StateType) -> SyncableState {
+        self.to_record().to_state(state_type, self.key())
+    }
+
+    /// Whether both are one write, whatever its number, and whether or not its time to live is over.
+    pub(super) fn is_same_write(self, other: &Record) -> bool {
+        (self.source(), self.version(), self.timestamp_ms())
+            == (&other.source, other.version, other.timestamp_ms)
+    }
+}
+
 impl Table {
     pub(super) fn new(per_node: bool, hash_key: (u64, u64)) -> Self {
         Self {
             per_node,
             hash_key,
-            registers: BTreeMap::new(),
-            dots: BTreeMap::new(),
-            vector: Vector::new(),
+            slots: Slots::default(),
+            index: BTreeSet::new(),
+            lives: Vec::new(),
+            numbers: BTreeMap::new(),
+            expiries: BTreeSet::new(),
+            tombstones: BTreeSet::new(),
             digest: 0,
             live: 0,
         }
@@ -97,179 +182,199 @@ impl Table {
     pub(super) fn live(&self) -> usize {
         self.live
     }
+}
 
-    pub(super) fn vector(&self) -> &Vector {
-        &self.vector
+/// What is known.
+impl Table {
+    /// For each source and epoch of which anything is known, the dots.
+    pub(super) fn vector(&self) -> impl Iterator<Item = (&NodeId, u64, &Ranges)> {
+        let lives = self.numbers.values().map(|number| &self.lives[*number as usize]);
+        lives.filter(|life| !life.known.is_empty()).map(|life| (&life.source, life.epoch, &life.known))
+    }
+
+    /// How many of those there may be.
+    pub(super) fn lives(&self) -> usize {
+        self.lives.len()
+    }
+
+    fn life(&self, source: &NodeId, epoch: u64) -> Option<&Life> {
+        let number = self.numbers.get(&(source.clone(), epoch))?;
+        self.lives.get(*number as usize)
+    }
+
+    fn life_number(&mut self, source: &NodeId, epoch: u64) -> u32 {
+        let next = u32::try_from(self.lives.len()).expect("far fewer lives than that are let in");
+        let number = *self.numbers.entry((source.clone(), epoch)).or_insert(next);
+        if number == next {
+            let (source, known) = (source.clone(), Ranges::default());
+            self.lives.push(Life { source, epoch, known, dots: BTreeMap::new() });
+        }
+        number
     }
 
     pub(super) fn ranges(&self, source: &NodeId, epoch: u64) -> Option<&Ranges> {
-        self.vector.get(&(source.clone(), epoch))
+        self.life(source, epoch).map(|life| &life.known).filter(|known| !known.is_empty())
     }
 
     /// Changes what is known of a source's epoch.
     pub(super) fn learn(&mut self, source: &NodeId, epoch: u64, change: impl FnOnce(&mut Ranges)) {
-        let key = (source.clone(), epoch);
-        let mut ranges = self.vector.remove(&key).unwrap_or_default();
-        self.digest = self.digest.wrapping_sub(self.entry_hash(source, epoch, &ranges));
-        change(&mut ranges);
-        self.digest = self.digest.wrapping_add(self.entry_hash(source, epoch, &ranges));
-        if !ranges.is_empty() {
-            self.vector.insert(key, ranges);
-        }
+        let number = self.life_number(source, epoch) as usize;
+        let mut known = std::mem::take(&mut self.lives[number].known);
+        self.digest = self.digest.wrapping_sub(self.entry_hash(source, epoch, &known));
+        change(&mut known);
+        self.digest = self.digest.wrapping_add(self.entry_hash(source, epoch, &known));
+        self.lives[number].known = known;
     }
+}
 
+/// What is held.
+impl Table {
     /// Whether `incoming` replaces `held`. Both orders are total, so every node keeps the same record
     /// whatever the order of arrival.
-    pub(super) fn wins(per_node: bool, incoming: &Record, held: &Record) -> bool {
+    pub(super) fn wins(per_node: bool, incoming: &Record, held: Held<'_>) -> bool {
         if per_node {
-            return (incoming.epoch, incoming.seq) > (held.epoch, held.seq);
+            return (incoming.epoch, incoming.seq) > (held.epoch(), held.seq());
         }
         // Wall clocks have no say: a host that runs a minute ahead would win for a minute. The dot comes
         // last: it tells apart only what says the same.
-        let rank = |record: &Record| (record.version, record.source.clone(), record.deleted);
-        (rank(incoming), &incoming.value, incoming.epoch, incoming.seq)
-            > (rank(held), &held.value, held.epoch, held.seq)
+        let Record { source, epoch, seq, version, value, .. } = incoming;
+        (*version, source, incoming.is_deleted(), &value[..], *epoch, *seq)
+            > (held.version(), held.source(), held.is_deleted(), held.value(), held.epoch(), held.seq())
     }
 
     /// Puts a record under a key, if it wins there.
-    pub(super) fn place(&mut self, key: &str, record: Record) -> Placed {
-        let key: Arc<str> =
-            self.registers.get_key_value(key).map_or_else(|| key.into(), |(key, _)| Arc::clone(key));
-        if self.held(&key, &record.source).is_some_and(|held| !Self::wins(self.per_node, &record, held)) {
+    pub(super) fn place(&mut self, key: &str, record: &Record) -> Placed {
+        let found = self.find(key, &record.source);
+        if self.at_number(found).is_some_and(|held| !Self::wins(self.per_node, record, held)) {
             return Placed::Lost;
         }
-        let dot = (record.source.clone(), record.epoch, record.seq);
-        self.count(&key, &record, true);
-        let old = match self.registers.entry(Arc::clone(&key)) {
-            Entry::Vacant(vacant) if self.per_node => {
-                vacant.insert(Register::Many(vec![record]));
-                None
-            }
-            Entry::Vacant(vacant) => {
-                vacant.insert(Register::One(record));
-                None
-            }
-            Entry::Occupied(mut occupied) => match occupied.get_mut() {
-                Register::One(held) => Some(std::mem::replace(held, record)),
-                Register::Many(held) => match place_of(held, &record.source) {
-                    Ok(at) => Some(std::mem::replace(&mut held[at], record)),
-                    Err(at) => {
-                        held.insert(at, record);
-                        None
-                    }
-                },
-            },
-        };
-        if let Some(old) = &old {
-            self.count(&key, old, false);
-            self.dots.remove(&(old.source.clone(), old.epoch, old.seq));
-        }
-        self.dots.insert(dot, key);
+        let Record { source, epoch, seq, version, timestamp_ms, fate, value } = record;
+        let life = self.life_number(source, *epoch);
+        let slot = Slot::new(key, value, (life, *seq), (*version, *timestamp_ms), *fate);
+        let old = found.and_then(|number| self.take_out(number));
+        // The same place again: the last to go was the first to be given back.
+        let number = self.slots.insert(slot);
+        self.index.insert((self.key_hash(key, source), number));
+        self.count(number, true);
         Placed::Won(old)
     }
 
-    /// Takes a register out altogether.
-    pub(super) fn remove(&mut self, key: &str, source: &NodeId) -> Option<Record> {
-        let register = self.registers.get_mut(key)?;
-        let (record, empty) = match register {
-            Register::One(record) => (Some(record.clone()).filter(|record| record.source == *source), true),
-            Register::Many(records) => {
-                let removed = place_of(records, source).ok().map(|at| records.remove(at));
-                (removed, records.is_empty())
-            }
-        };
-        let record = record?;
-        if empty {
-            self.registers.remove(key);
-        }
-        self.count(key, &record, false);
-        self.dots.remove(&(record.source.clone(), record.epoch, record.seq));
+    /// Takes a record out altogether.
+    fn take_out(&mut self, number: u32) -> Option<Record> {
+        let record = self.at_number(Some(number))?.to_record();
+        self.count(number, false);
+        let slot = self.slots.remove(number)?;
+        self.index.remove(&(self.key_hash(slot.key(), &record.source), number));
         Some(record)
     }
 
-    /// Turns a record into a tombstone where it stands: it has expired.
-    pub(super) fn wither(&mut self, key: &str, source: &NodeId, now: Time) -> Option<Record> {
-        let before =
-            self.held(key, source).filter(|record| record.source == *source && !record.deleted)?.clone();
-        self.count(key, &before, false);
-        if let Some(record) = self.held_mut(key, source) {
-            record.deleted = true;
-            record.value = Bytes::new();
-            record.expires = None;
-            record.since = now;
+    /// The next moment at which something ends.
+    pub(super) fn next_expiry(&self) -> Option<Time> {
+        self.expiries.first().map(|(at, _)| *at)
+    }
+
+    /// Turns the next record that has ended by `now` into a tombstone where it stands; what it was, with its
+    /// key.
+    pub(super) fn wither(&mut self, now: Time) -> Option<(String, Record)> {
+        let (_, number) = self.expiries.first().copied().filter(|(at, _)| *at <= now)?;
+        let held = self.at_number(Some(number))?;
+        let before = (held.key().to_owned(), held.to_record());
+        self.count(number, false);
+        if let Some(slot) = self.slots.get_mut(number) {
+            slot.end(now);
         }
+        self.count(number, true);
         Some(before)
     }
 
-    /// The record that a record of `source` under `key` would have to beat.
-    pub(super) fn held(&self, key: &str, source: &NodeId) -> Option<&Record> {
-        match self.registers.get(key)? {
-            Register::One(record) => Some(record),
-            Register::Many(records) => place_of(records, source).ok().map(|at| &records[at]),
-        }
+    /// Forgets the next tombstone that has been one for so long; whether there was one.
+    pub(super) fn collect(&mut self, age: Duration, now: Time) -> bool {
+        let old = self.tombstones.first().copied().filter(|(ended, _)| now.since(*ended) >= age);
+        old.and_then(|(_, number)| self.take_out(number)).is_some()
     }
 
-    fn held_mut(&mut self, key: &str, source: &NodeId) -> Option<&mut Record> {
-        match self.registers.get_mut(key)? {
-            Register::One(record) => Some(record),
-            Register::Many(records) => place_of(records, source).ok().map(|at| &mut records[at]),
+    fn key_hash(&self, key: &str, source: &NodeId) -> u32 {
+        let mut hasher = SipHasher13::new_with_keys(self.hash_key.0, self.hash_key.1);
+        hasher.write(key.as_bytes());
+        if self.per_node {
+            hasher.write_u8(0xff); // in no text
+            hasher.write(source.as_str().as_bytes());
         }
+        (hasher.finish() >> 32) as u32
     }
 
-    /// Every record, with its key.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Record)> {
-        self.registers.iter().flat_map(|(key, register)| {
-            let (one, many) = match register {
-                Register::One(record) => (Some(record), None),
-                Register::Many(records) => (None, Some(records)),
-            };
-            one.into_iter().chain(many.into_iter().flatten()).map(move |record| (key, record))
+    fn find(&self, key: &str, source: &NodeId) -> Option<u32> {
+        let hash = self.key_hash(key, source);
+        let alike = self.index.range((hash, 0)..=(hash, u32::MAX)).map(|(_, number)| *number);
+        alike.into_iter().find(|number| {
+            self.at_number(Some(*number))
+                .is_some_and(|held| held.key() == key && (!self.per_node || held.source() == source))
         })
     }
 
+    fn at_number(&self, number: Option<u32>) -> Option<Held<'_>> {
+        let slot = self.slots.get(number?)?;
+        Some(Held { life: &self.lives[slot.life as usize], slot })
+    }
+
+    /// The record that a record of `source` under `key` would have to beat.
+    pub(super) fn held(&self, key: &str, source: &NodeId) -> Option<Held<'_>> {
+        self.at_number(self.find(key, source))
+    }
+
+    /// The records from that place on, with their places.
+    pub(super) fn from(&self, first: u32) -> impl Iterator<Item = (u32, Held<'_>)> {
+        let slots = self.slots.from(first);
+        slots.map(|(number, slot)| (number, Held { life: &self.lives[slot.life as usize], slot }))
+    }
+
     /// The records of a source's epoch with these dots, in their order.
-    pub(super) fn at(
-        &self,
-        source: &NodeId,
-        epoch: u64,
-        lo: u64,
-        hi: u64,
-    ) -> impl Iterator<Item = (&Arc<str>, &Record)> {
-        let range = (source.clone(), epoch, lo)..=(source.clone(), epoch, hi);
-        self.dots.range(range).filter_map(|((source, ..), key)| Some((key, self.held(key, source)?)))
+    pub(super) fn at(&self, source: &NodeId, epoch: u64, lo: u64, hi: u64) -> impl Iterator<Item = Held<'_>> {
+        let dots = self.life(source, epoch).into_iter().flat_map(move |life| life.dots.range(lo..=hi));
+        dots.filter_map(|(_, number)| self.at_number(Some(*number)))
     }
 
-    /// The keys of a source's records, of whatever epoch.
-    pub(super) fn keys_of<'a>(&'a self, source: &'a NodeId) -> impl Iterator<Item = &'a Arc<str>> {
-        let from = (source.clone(), 0, 0);
-        self.dots.range(from..).take_while(move |((of, ..), _)| of == source).map(|(_, key)| key)
+    /// A source's records, of whatever epoch.
+    pub(super) fn of_source(&self, source: &NodeId) -> impl Iterator<Item = Held<'_>> {
+        let lives = self.numbers.range((source.clone(), 0)..=(source.clone(), u64::MAX));
+        let dots = lives.flat_map(|(_, number)| self.lives[*number as usize].dots.values());
+        dots.filter_map(|number| self.at_number(Some(*number)))
     }
 
-    /// Counts a live record in or out.
-    fn count(&mut self, key: &str, record: &Record, enters: bool) {
-        if record.deleted {
-            return;
-        }
-        let hash = self.record_hash(key, record);
+    /// Counts a record in or out: its dot, its end, and, if it lives, its hash.
+    fn count(&mut self, number: u32, enters: bool) {
+        let Some(held) = self.at_number(Some(number)) else { return };
+        let (life, seq, fate) = (held.slot.life as usize, held.seq(), held.fate());
+        let hash = if held.is_deleted() { 0 } else { self.record_hash(held) };
+        let ends = match fate {
+            Fate::Stays => None,
+            Fate::Ends(at) => Some((&mut self.expiries, at)),
+            Fate::Ended(at) => Some((&mut self.tombstones, at)),
+        };
+        let one = usize::from(!matches!(fate, Fate::Ended(_)));
         if enters {
+            ends.map(|(ends, at)| ends.insert((at, number)));
+            self.lives[life].dots.insert(seq, number);
             self.digest = self.digest.wrapping_add(hash);
-            self.live += 1;
+            self.live += one;
         } else {
+            ends.map(|(ends, at)| ends.remove(&(at, number)));
+            self.lives[life].dots.remove(&seq);
             self.digest = self.digest.wrapping_sub(hash);
-            self.live -= 1;
+            self.live -= one;
         }
     }
 
-    fn record_hash(&self, key: &str, record: &Record) -> u64 {
+    fn record_hash(&self, held: Held<'_>) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(self.hash_key.0, self.hash_key.1);
-        hasher.write(record.source.as_str().as_bytes());
+        hasher.write(held.source().as_str().as_bytes());
         hasher.write_u8(1);
-        hasher.write_u64(record.epoch);
-        hasher.write_u64(record.seq);
-        hasher.write_u64(record.version);
-        hasher.write_u64(key.len() as u64);
-        hasher.write(key.as_bytes());
-        hasher.write(&record.value);
+        hasher.write_u64(held.epoch());
+        hasher.write_u64(held.seq());
+        hasher.write_u64(held.version());
+        hasher.write_u64(held.key().len() as u64);
+        hasher.write(held.key().as_bytes());
+        hasher.write(held.value());
         hasher.finish()
     }
 
@@ -291,39 +396,30 @@ impl Table {
     /// Compares everything that is kept with what it is kept from.
     #[cfg(test)]
     pub(super) fn check(&self) {
-        let mut digest = 0_u64;
-        let mut live = 0;
-        let mut dots = BTreeMap::new();
-        for (key, record) in self.iter() {
-            if !record.deleted {
-                digest = digest.wrapping_add(self.record_hash(key, record));
+        let (mut digest, mut live) = (0_u64, 0);
+        let mut dots = vec![BTreeMap::new(); self.lives.len()];
+        let (mut index, mut expiries, mut tombstones) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for (number, slot) in self.slots.from(0) {
+            let held = self.at_number(Some(number)).unwrap();
+            if !held.is_deleted() {
+                digest = digest.wrapping_add(self.record_hash(held));
                 live += 1;
             }
-            dots.insert((record.source.clone(), record.epoch, record.seq), Arc::clone(key));
-            let known = self.ranges(&record.source, record.epoch);
-            assert!(
-                known.is_some_and(|known| known.contains(record.seq)),
-                "a record outside the vector: {key}"
-            );
+            match held.fate() {
+                Fate::Stays => {}
+                Fate::Ends(at) => _ = expiries.insert((at, number)),
+                Fate::Ended(at) => _ = tombstones.insert((at, number)),
+            }
+            assert_eq!(dots[slot.life as usize].insert(slot.seq, number), None, "a dot of two records");
+            assert!(index.insert((self.key_hash(held.key(), held.source()), number)));
+            assert_eq!(self.find(held.key(), held.source()), Some(number), "two records under one key");
+            assert!(held.life.known.contains(slot.seq), "a record outside the vector: {}", held.key());
         }
-        for ((source, epoch), ranges) in &self.vector {
-            digest = digest.wrapping_add(self.entry_hash(source, *epoch, ranges));
+        for (source, epoch, ranges) in self.vector() {
+            digest = digest.wrapping_add(self.entry_hash(source, epoch, ranges));
         }
-        assert_eq!((digest, live, &dots), (self.digest, self.live, &self.dots));
-    }
-}
-
-impl Record {
-    /// As users see it.
-    pub(super) fn to_state(&self, state_type: &StateType, key: &str) -> SyncableState {
-        SyncableState {
-            state_type: state_type.clone(),
-            key: key.into(),
-            value: if self.deleted { Value::NIL } else { Value::from_checked(self.value.clone()) },
-            version: self.version,
-            source_node: self.source.clone(),
-            timestamp: wall_time(self.timestamp_ms),
-            deleted: self.deleted,
-        }
+        let kept: Vec<_> = self.lives.iter().map(|life| life.dots.clone()).collect();
+        assert_eq!((digest, live, &dots, &index), (self.digest, self.live, &kept, &self.index));
+        assert_eq!((&expiries, &tombstones), (&self.expiries, &self.tombstones));
     }
 }

@@ -335,6 +335,35 @@ fn what_has_ended_does_not_come_back_when_its_writer_numbers_it_anew() {
 }
 
 #[test]
+fn pages_tell_each_record_that_stays_once_whatever_is_written_meanwhile() {
+    let mut a = store("a");
+    for key in 0..2_000 {
+        put(&mut a, &routes(), &format!("k{key}"), 0);
+    }
+    let (mut told, mut next, mut pages) = (BTreeMap::new(), Some(0), 0);
+    while let Some(first) = next {
+        let (page, rest) = a.page(&routes(), first);
+        assert!(page.len() <= PAGE as usize);
+        for (record, _) in page {
+            *told.entry(record.key).or_insert(0) += 1;
+        }
+        // Some are written anew, some go, and some come.
+        for key in (pages * 7..2_000).step_by(13) {
+            if key % 3 == 0 {
+                a.remove(&routes(), &format!("k{key}"), at(0), &mut Vec::new());
+            } else {
+                put(&mut a, &routes(), &format!("k{key}"), 1);
+            }
+            put(&mut a, &routes(), &format!("new {key}"), 1);
+        }
+        (next, pages) = (rest, pages + 1);
+    }
+    assert!(pages > 4, "four for those that were there, and more for what came");
+    assert!((0..2_000).filter(|key| key % 3 > 0).all(|key| told.get(&format!("k{key}")) == Some(&1)));
+    assert!(told.values().all(|times| *times == 1));
+}
+
+#[test]
 fn a_tombstone_is_forgotten_after_its_time_and_its_dot_is_not() {
     let (mut a, mut b) = (store("a"), store("b"));
     put(&mut a, &routes(), "x", 1);
