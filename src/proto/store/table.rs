@@ -305,8 +305,9 @@ impl Table {
 
     fn find(&self, key: &str, source: &NodeId) -> Option<u32> {
         let hash = self.key_hash(key, source);
-        let alike = self.index.range((hash, 0)..=(hash, u32::MAX)).map(|(_, number)| *number);
-        alike.into_iter().find(|number| {
+        let alike = self.index.range((hash, 0)..).take_while(|(of, _)| *of == hash);
+        let mut alike = alike.map(|(_, number)| *number);
+        alike.find(|number| {
             self.at_number(Some(*number))
                 .is_some_and(|held| held.key() == key && (!self.per_node || held.source() == source))
         })
