@@ -372,11 +372,10 @@ messages.\n\n\
 What it shows:\n\n\
 - With the self-check no setting buried anybody in good health, however short the suspicion and however few \
 shared it. Without it, observers do what they can: a quarter of a second shared by one buries the healthy \
-under three of the four troubles, and beside a member that loses 80 % only two observers at 2 s, or four at \
-1 s, are safe.\n\
-- So the wait is not what keeps the healthy alive. From half a second on observers cost no time: solicited, \
-they confirm within one time-out. Below it their confirmations come too late to gain anything at the \
-defaults.\n\
+under three of the four troubles, and beside a member that loses 80 % no number of observers is safe for \
+sure: three that share 3 s bury 35 times.\n\
+- So the wait is not what keeps the healthy alive. Observers cost next to no time: solicited, they confirm \
+within one time-out.\n\
 - `fast-detection` takes 200 ms, 100 ms and suspicion-mult 1. It costs 175 bytes per node and second against \
 the defaults' 39, the same at every size.\n\n\
 What is weak: one world of each trouble and setting, and no trouble of a real host (a scheduler that is late \

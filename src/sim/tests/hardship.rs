@@ -52,6 +52,34 @@ fn a_node_that_restarts_with_a_clock_an_hour_behind_is_alive_again() {
 }
 
 #[test]
+fn nodes_that_are_down_for_a_moment_are_not_suspected_in_their_next_life() {
+    seeds(0..2, |world| {
+        let nodes = settled(world, 32);
+        let mut back = Vec::new();
+        // Each is down for half a second, several at a time.
+        for step in 0..nodes.len() + 5 {
+            if let Some(node) = nodes.get(step) {
+                world.crash(node);
+            }
+            if let Some(node) = step.checked_sub(5).map(|back| &nodes[back]) {
+                world.restart(node);
+                back.push((node.clone(), world.now));
+            }
+            world.run(ms(100));
+        }
+        world.run(secs(3));
+        for (member, since) in back {
+            for observer in &nodes {
+                let mut told = world.told(observer, EventKind::NodeSuspect, &member).into_iter();
+                // What is on its way while it comes back is about the life before.
+                assert!(told.all(|at| at < since + 5_000), "{observer} suspects {member}, which runs");
+            }
+        }
+        assert!(world.all_agree(), "{:?}", world.disagreement());
+    });
+}
+
+#[test]
 fn a_cluster_that_restarts_all_at_once_finds_itself() {
     seeds(0..4, |world| {
         let nodes = settled(world, 32);
