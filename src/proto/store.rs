@@ -1,8 +1,8 @@
 //! Records and their dots: which wins, what is known, what is forgotten when. The merge is commutative,
 //! associative and idempotent. Knows no peer and sends nothing.
 //!
-//! `table` one type's records and indexes · `slots` where they lie · `own` this node's writes · `outbox` which of them wait · `delta`
-//! what another lacks
+//! `table` one type's records and indexes · `slots` where they lie · `own` this node's writes · `outbox` which of
+//! them wait · `delta` what another lacks
 
 mod delta;
 #[cfg(test)]
