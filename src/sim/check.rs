@@ -156,7 +156,9 @@ impl Checks {
         let register = (observer, state_type.clone(), key.clone(), per_node.then(|| source_node.clone()));
         // A writer that lost its clock writes the same again once it has gone beyond what it wrote before.
         let both = self.registers.get(&register).and_then(|before| before.write.zip(write));
-        let again = both.is_some_and(|(before, write)| per_node && self.last_epoch(before) > write.epoch);
+        let again = both.is_some_and(|(before, write)| {
+            per_node && self.last_epoch(before) > write.epoch && self.last_epoch(write) >= before.epoch
+        });
         if !self.applied.insert(applied_key(observer, record)) && !again {
             return Err(format!("{what} was applied twice"));
         }
