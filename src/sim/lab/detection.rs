@@ -15,7 +15,7 @@ pub(super) const COMMAND: Command = Command {
     name: "detection",
     about: "a crash in clusters of several sizes: when it is suspected, known, known to all",
     options: &[
-        ("nodes", "8,16,32,64,128,256", "sizes of clusters"),
+        ("nodes", "8,16,32,64,128,256,512,1024", "sizes of clusters"),
         ("crashes", "200", "crashes per size, each in a world of its own; fewer beyond 128 nodes"),
         ("loss", "0", "datagrams lost, in percent"),
         ("threads", "2", "worlds at a time"),

@@ -18,7 +18,7 @@ pub(super) const COMMAND: Command = Command {
     name: "dissemination",
     about: "one small update to all, by size, loss and undetected dead nodes; writes dissemination.*",
     options: &[
-        ("nodes", "8,32,128,512,1000,4096", "sizes of the cluster"),
+        ("nodes", "8,32,128,512,1000,4096,10000", "sizes of the cluster"),
         ("loss", "0,1,5", "lost datagrams, in percent"),
         ("dead", "0,1,5", "nodes that crash just before, in percent"),
         ("runs", "20", "updates for each case of less than 1,000 nodes; half of them for 1,000"),

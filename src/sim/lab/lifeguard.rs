@@ -239,4 +239,6 @@ likely why SWIM's false deaths are mostly told at members that were well.\n\n\
 Worse than the model: void probes and verifying first, without Lifeguard, leave false deaths at members that \
 were blocked themselves, where the model has none; at members that were well it has none here either. With \
 all rules there is none at all.\n\n\
-What is weak: few runs of each row, of one sim seed each.";
+What is weak: few runs of each row, of one sim seed each. And the messages of the last two rows, which were \
+101 and 84 while a probe gave its helpers a whole ping time-out: with the shorter ones of today blocked \
+members are probed and checked more often. How much of that is needed was not traced.";

@@ -16,7 +16,7 @@ pub(super) const COMMAND: Command = Command {
     name: "load",
     about: "bytes and messages of a node each second, by the cluster's size; writes load.*",
     options: &[
-        ("nodes", "16,64,256,1024", "sizes of the cluster"),
+        ("nodes", "16,64,256,1024,4096", "sizes of the cluster"),
         ("rate", "100", "updates a second in the whole cluster, where it is not idle"),
         ("loss", "0", "lost datagrams, in percent"),
         ("settle", "4", "seconds before anything is counted"),
