@@ -240,5 +240,5 @@ Worse than the model: void probes and verifying first, without Lifeguard, leave 
 were blocked themselves, where the model has none; at members that were well it has none here either. With \
 all rules there is none at all.\n\n\
 What is weak: few runs of each row, of one sim seed each. And the messages of the last two rows, which were \
-101 and 84 while a probe gave its helpers a whole ping time-out: with the shorter ones of today blocked \
-members are probed and checked more often. How much of that is needed was not traced.";
+101 and 84 while a probe gave its helpers a whole ping time-out, are 198 and 399 now: it seems that with the \
+shorter ones of today blocked members are probed and checked more often. That was not traced.";
