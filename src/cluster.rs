@@ -15,7 +15,7 @@ use crate::{
     MembershipStats, NodeId, NodeInfo, NodeStatus, Options, Spread, Started, StateProvider, StateStream,
     StateType, Stats, Status, Subscription, SyncableState, Synced, Value,
     config::Seed,
-    driver::{Core, Driver},
+    driver::{Core, Driver, FEED_LEN_MAX},
     wire::limits,
 };
 
@@ -373,11 +373,16 @@ impl Cluster {
 
     /// The records of a type that are there, each as a `Put`, then every change in order.
     ///
-    /// Up to 1,024 changes wait for the reader; one that is slower is told how many it missed. The stream
-    /// lasts through stops and starts, and ends when the last handle is gone; a start tells every record
-    /// anew.
+    /// What is there is read in pages as the reader goes on, so that a large table neither holds up the
+    /// protocol nor waits in memory: a record that changes meanwhile is told as it is when its page is read,
+    /// one that goes meanwhile may be told by its `Removed` or `Expired` alone. Folding the stream gives
+    /// what [`states`](Self::states) gives.
+    ///
+    /// Up to 1,024 changes wait for the reader; one that is slower is told how many it missed, and begins
+    /// anew with another `watch`. The stream lasts through stops and starts, and ends when the last handle
+    /// is gone; a start tells every record anew.
     pub fn watch(&self, state_type: &StateType) -> StateStream {
-        self.driver().watch(state_type)
+        self.driver().watch(state_type, FEED_LEN_MAX)
     }
 
     /// Ticks the Lamport clock: a version greater than any this node has written or seen. 0 if the node does

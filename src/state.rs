@@ -373,6 +373,18 @@ pub enum StateChange {
     },
 }
 
+impl StateChange {
+    /// The record of which it tells: the new one, or the one that is gone.
+    pub(crate) const fn record(&self) -> Option<&SyncableState> {
+        match self {
+            Self::Put { new: record, .. } | Self::Removed { old: record } | Self::Expired { old: record } => {
+                Some(record)
+            }
+            Self::Lagged { .. } => None,
+        }
+    }
+}
+
 /// How far a [`broadcast_confirmed`](crate::Cluster::broadcast_confirmed) came.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -2,24 +2,23 @@
 //! stream a bounded queue: whatever a reader does, it harms no one else. Knows no rule of the protocol.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt,
     pin::Pin,
     sync::{
-        Arc, RwLock,
+        Arc, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     task::{Context, Poll},
     time::Duration,
-    vec,
 };
 
 use futures_core::Stream;
 
 use crate::{
-    ClusterEvent, EventData, EventKind, StateChange, StateType, SyncableState,
+    ClusterEvent, EventData, EventKind, StateChange, StateType,
     driver::{
-        clock,
+        Driver, clock,
         feed::{Feed, Item, Next},
         guarded, read, write,
     },
@@ -230,32 +229,22 @@ impl Watchers {
         if feeds.is_empty() {
             return;
         }
-        let state_type = match change {
-            StateChange::Put { new: record, .. }
-            | StateChange::Removed { old: record }
-            | StateChange::Expired { old: record } => &record.state_type,
-            StateChange::Lagged { .. } => return,
-        };
+        let Some(state_type) = change.record().map(|record| &record.state_type) else { return };
         let all = (state_type.clone(), 0)..=(state_type.clone(), u64::MAX);
         for feed in feeds.range(all).map(|(_, feed)| feed) {
             feed.push(change.clone());
         }
     }
 
-    /// A stream that begins with `present`. Whoever asks holds the core's lock, or a change could come
-    /// between.
-    pub(crate) fn watch(
-        self: &Arc<Self>,
-        state_type: &StateType,
-        present: Vec<SyncableState>,
-    ) -> StateStream {
-        let key = (state_type.clone(), self.last_id.fetch_add(1, SeqCst) + 1);
-        let feed = Arc::new(Feed::new());
-        write(&self.feeds).insert(key.clone(), Arc::clone(&feed));
+    /// A queue of a type's changes, from now on, for up to `room` of them.
+    fn add(&self, state_type: &StateType, room: usize) -> (u64, Watched) {
+        let id = self.last_id.fetch_add(1, SeqCst) + 1;
+        let feed = Arc::new(Feed::with_room(room));
+        write(&self.feeds).insert((state_type.clone(), id), Arc::clone(&feed));
         if self.closed.load(SeqCst) {
             self.close();
         }
-        StateStream { watchers: Arc::clone(self), key, present: present.into_iter(), feed }
+        (id, feed)
     }
 
     pub(crate) fn close(&self) {
@@ -271,25 +260,85 @@ impl Watchers {
 /// last handle of the cluster is gone.
 #[must_use = "a stream that is not polled tells nothing"]
 pub struct StateStream {
+    driver: Weak<Driver>,
     watchers: Arc<Watchers>,
     key: (StateType, u64),
-    present: vec::IntoIter<SyncableState>,
     feed: Arc<Feed<StateChange>>,
+    /// Where the next page of what is there begins; `None` once all of it was read.
+    next_page: Option<u32>,
+    /// Read, and to be told before anything else.
+    ready: VecDeque<StateChange>,
+}
+
+impl StateStream {
+    pub(super) fn new(driver: &Arc<Driver>, state_type: &StateType, room: usize) -> Self {
+        let watchers = Arc::clone(&driver.watchers);
+        let (id, feed) = watchers.add(state_type, room);
+        let mut stream = Self {
+            driver: Arc::downgrade(driver),
+            watchers,
+            key: (state_type.clone(), id),
+            feed,
+            next_page: Some(0),
+            ready: VecDeque::new(),
+        };
+        stream.read_page(); // what is there now is told, whenever the reader comes to read
+        stream
+    }
+
+    /// Whether some of what was there is still to be told.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.next_page.is_some() || !self.ready.is_empty()
+    }
+
+    /// How many changes were read and not told yet.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Reads a page of what is there, and what has changed since the last one.
+    ///
+    /// A change of a register that a later page holds is left out: the page tells it as it is by then. What
+    /// has gone is told in any case, since it may have been told before from another place.
+    fn read_page(&mut self) {
+        let Some(first) = self.next_page.take() else { return };
+        let Some(driver) = self.driver.upgrade() else { return };
+        let (feed, ready, state_type) = (&self.feed, &mut self.ready, &self.key.0);
+        let next = driver.read(|protocol| {
+            // Under the lock that holds up all changes: none falls between the two.
+            ready.extend(feed.drain().into_iter().map(told).filter(|change| match change {
+                StateChange::Put { new, .. } => protocol.place_of(new).is_none_or(|place| place < first),
+                StateChange::Removed { .. } | StateChange::Expired { .. } | StateChange::Lagged { .. } => {
+                    true
+                }
+            }));
+            let (page, next) = protocol.states_from(state_type, first);
+            ready.extend(page.into_iter().map(|new| StateChange::Put { new, old: None }));
+            next
+        });
+        self.next_page = next.flatten();
+    }
+}
+
+fn told(item: Item<StateChange>) -> StateChange {
+    match item {
+        Item::Next(change) => change,
+        Item::Lagged(missed) => StateChange::Lagged { missed },
+    }
 }
 
 impl Stream for StateStream {
     type Item = StateChange;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<StateChange>> {
-        if let Some(new) = self.present.next() {
-            return Poll::Ready(Some(StateChange::Put { new, old: None }));
+        while self.ready.is_empty() && self.next_page.is_some() {
+            self.read_page();
         }
-        self.feed.poll_next(cx).map(|item| {
-            item.map(|item| match item {
-                Item::Next(change) => change,
-                Item::Lagged(missed) => StateChange::Lagged { missed },
-            })
-        })
+        match self.ready.pop_front() {
+            Some(change) => Poll::Ready(Some(change)),
+            None => self.feed.poll_next(cx).map(|item| item.map(told)),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use crate::driver::lock;
 
 /// How many items wait for a reader before the newest are left out.
-pub(super) const FEED_LEN_MAX: usize = 1_024;
+pub(crate) const FEED_LEN_MAX: usize = 1_024;
 
 /// What a reader gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,12 +22,14 @@ pub(super) enum Item<T> {
 }
 
 pub(super) struct Feed<T> {
+    /// How many items wait for the reader before the newest are left out.
+    room: usize,
     state: Mutex<State<T>>,
     arrived: Condvar,
 }
 
 struct State<T> {
-    /// Invariant: at most `FEED_LEN_MAX` are `Next`, and no two `Lagged` are neighbours.
+    /// Invariant: at most `room` are `Next`, and no two `Lagged` are neighbours.
     items: VecDeque<Item<T>>,
     /// How many `items` are `Next`.
     waiting: usize,
@@ -39,8 +41,12 @@ struct State<T> {
 
 impl<T> Feed<T> {
     pub(super) fn new() -> Self {
+        Self::with_room(FEED_LEN_MAX)
+    }
+
+    pub(super) fn with_room(room: usize) -> Self {
         let state = State { items: VecDeque::new(), waiting: 0, missed: 0, closed: false, waker: None };
-        Self { state: Mutex::new(state), arrived: Condvar::new() }
+        Self { room, state: Mutex::new(state), arrived: Condvar::new() }
     }
 
     pub(super) fn push(&self, item: T) {
@@ -48,7 +54,7 @@ impl<T> Feed<T> {
         if state.closed {
             return;
         }
-        if state.waiting >= FEED_LEN_MAX {
+        if state.waiting >= self.room {
             state.missed += 1;
             return;
         }
@@ -89,6 +95,12 @@ impl<T> Feed<T> {
         };
         self.arrived.notify_all();
         drop(thrown); // user code may run in a drop: not under the lock
+    }
+
+    /// All that waits, in order.
+    pub(super) fn drain(&self) -> Vec<Item<T>> {
+        let mut state = lock(&self.state);
+        std::iter::from_fn(|| state.pop()).collect()
     }
 
     /// The next item if one comes within `limit`.

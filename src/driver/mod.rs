@@ -28,6 +28,7 @@ use std::{
 
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
+pub(crate) use self::feed::FEED_LEN_MAX;
 pub use self::{
     events::{EventStream, StateStream, Subscription},
     view::{CloseInfo, ConnectionInfo, Explanation, Started, Status, Synced},
@@ -602,9 +603,9 @@ impl Driver {
         self.subscribers.stream()
     }
 
-    pub(crate) fn watch(&self, state_type: &StateType) -> StateStream {
-        let begun = |protocol: &Protocol| self.watchers.watch(state_type, protocol.states(state_type));
-        self.read(begun).unwrap_or_else(|| self.watchers.watch(state_type, Vec::new()))
+    /// Watches a type; up to `room` changes wait for the reader.
+    pub(crate) fn watch(self: &Arc<Self>, state_type: &StateType, room: usize) -> StateStream {
+        StateStream::new(self, state_type, room)
     }
 
     pub(crate) fn register_provider(

@@ -2,15 +2,17 @@
 //! protocol cost no waiting. What needs the system's sockets is in `tests/`.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Authority, Cluster, Config, NodeId, NodeStatus, StateType,
+    Authority, Cluster, Config, NodeId, NodeStatus, StateChange, StateStream, StateType, SyncableState,
     driver::clock,
     net::memory::{self, Network, Weather},
 };
@@ -120,4 +122,60 @@ async fn on_a_lossy_network_nobody_is_taken_for_dead_and_everything_arrives() {
     assert_eq!(newest(&fleet[0]).len(), 7);
     let deaths: u64 = fleet.iter().map(|node| node.stats().gossip.counters.deaths).sum();
     assert_eq!(deaths, 0);
+}
+
+/// Reads all that is ready, and does to `seen` what it says.
+fn fold(stream: &mut StateStream, seen: &mut BTreeMap<String, SyncableState>, most: usize) {
+    for change in std::iter::from_fn(|| stream.next().now_or_never()).take(most) {
+        match change.expect("the cluster stands") {
+            StateChange::Put { new, old } => {
+                let held = seen.insert(new.key.clone(), new);
+                assert!(old.is_none() || old == held, "{old:?} was told to be replaced, {held:?} is held");
+            }
+            StateChange::Removed { old } | StateChange::Expired { old } => _ = seen.remove(&old.key),
+            lagged @ StateChange::Lagged { .. } => panic!("{lagged:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_read_while_records_change_ends_with_what_there_is() {
+    let world = world(Weather::default());
+    let node = world.node(1).await;
+    let of = StateType::shared("routes");
+    for sim_seed in 0..20 {
+        let mut rng = fastrand::Rng::with_seed(sim_seed);
+        for key in 0..2_000 {
+            node.broadcast(of.clone(), key.to_string(), &key).unwrap();
+        }
+        let (mut stream, mut seen) = (node.watch(&of), BTreeMap::new());
+        for step in 0..60 {
+            for _ in 0..rng.usize(..20) {
+                let key = rng.u32(..2_500).to_string();
+                if rng.bool() {
+                    node.broadcast(of.clone(), key, &(step, "anew")).unwrap();
+                } else {
+                    node.remove(of.clone(), key).unwrap();
+                }
+            }
+            fold(&mut stream, &mut seen, rng.usize(..120));
+        }
+        fold(&mut stream, &mut seen, usize::MAX);
+        let there = node.states(&of).into_iter().map(|record| (record.key.clone(), record));
+        assert_eq!(seen, there.collect(), "sim seed {sim_seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_of_many_records_holds_no_more_than_a_page_of_them() {
+    let world = world(Weather::default());
+    let node = world.node(1).await;
+    for key in 0..5_000 {
+        node.broadcast("routes", key.to_string(), &key).unwrap();
+    }
+    let mut stream = node.watch(&"routes".into());
+    let told = std::iter::from_fn(|| stream.next().now_or_never().map(|change| (change, stream.waiting())));
+    let waiting: Vec<_> = told.map(|(_, waiting)| waiting).collect();
+    assert_eq!(waiting.len(), 5_000);
+    assert!(waiting.iter().all(|waiting| *waiting < 512), "{:?}", waiting.iter().max());
 }

@@ -111,11 +111,8 @@ impl Protocol {
     }
 
     fn tell_change(&mut self, change: StateChange, now: Now) {
-        let (record, removed) = match &change {
-            StateChange::Put { new, .. } => (new, false),
-            StateChange::Removed { old } | StateChange::Expired { old } => (old, true),
-            StateChange::Lagged { .. } => return,
-        };
+        let Some(record) = change.record() else { return };
+        let removed = !matches!(change, StateChange::Put { .. });
         let data = EventData::State { record: Box::new(record.clone()), removed };
         let source = record.source_node.clone();
         self.outputs.push_back(Output::Change(change));
@@ -164,6 +161,11 @@ impl Protocol {
         (page.into_iter().filter_map(counts).collect(), next)
     }
 
+    /// In which page a record's register is or would be told; `None` if nothing is held there.
+    pub(crate) fn place_of(&self, record: &SyncableState) -> Option<u32> {
+        self.store.place_of(&record.state_type, &record.key, &record.source_node)
+    }
+
     /// Those of other sources: for a provider at its registration.
     pub(crate) fn remote_states(&self, state_type: &StateType) -> Vec<SyncableState> {
         self.states(state_type).into_iter().filter(|record| record.source_node != self.me).collect()
@@ -186,12 +188,7 @@ impl Protocol {
     }
 
     fn is_shown(&self, change: &StateChange) -> bool {
-        let record = match change {
-            StateChange::Put { new: record, .. }
-            | StateChange::Removed { old: record }
-            | StateChange::Expired { old: record } => record,
-            StateChange::Lagged { .. } => return true,
-        };
+        let Some(record) = change.record() else { return true };
         let of = &record.state_type;
         if !of.stops_counting_at_death() {
             return true;

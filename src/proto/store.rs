@@ -389,6 +389,11 @@ impl Store {
         (page, None)
     }
 
+    /// The place of a register; `None` if nothing is held there.
+    pub(crate) fn place_of(&self, state_type: &StateType, key: &str, source: &NodeId) -> Option<u32> {
+        self.tables.get(state_type)?.find(key, source)
+    }
+
     /// The live records of a per-node type that one source wrote, each with its epoch.
     pub(crate) fn of_source(&self, state_type: &StateType, source: &NodeId) -> Vec<(SyncableState, u64)> {
         let Some(table) = self.tables.get(state_type) else { return Vec::new() };

@@ -123,22 +123,22 @@ fn a_dropped_stream_is_forgotten() {
     let subscribers = Arc::new(Subscribers::default());
     drop(subscribers.stream());
     assert!(read(&subscribers.readers).is_empty());
-    let watchers = Arc::new(Watchers::default());
-    drop(watchers.watch(&StateType::HEALTH, Vec::new()));
-    assert!(read(&watchers.feeds).is_empty());
+    let driver = Driver::new(crate::Config::default()).unwrap();
+    drop(driver.watch(&StateType::HEALTH, FEED_LEN_MAX));
+    assert!(read(&driver.watchers.feeds).is_empty());
 }
 
 #[test]
 fn a_watcher_hears_of_its_own_type_only() {
-    let watchers = Arc::new(Watchers::default());
+    let driver = Driver::new(crate::Config::default()).unwrap();
     let put = |state_type: &str| {
         let value = crate::Value::encode(&1).unwrap();
-        let new = SyncableState::new(state_type, "k", value, 1, crate::NodeId::new("a").unwrap());
+        let new = crate::SyncableState::new(state_type, "k", value, 1, crate::NodeId::new("a").unwrap());
         StateChange::Put { new, old: None }
     };
-    let mut stream = watchers.watch(&StateType::from("b"), Vec::new());
+    let mut stream = driver.watch(&StateType::from("b"), FEED_LEN_MAX);
     for state_type in ["a", "b", "c"] {
-        watchers.publish(&put(state_type));
+        driver.watchers.publish(&put(state_type));
     }
     let Some(StateChange::Put { new, .. }) = stream.next().now_or_never().unwrap() else { panic!() };
     assert_eq!(new.state_type.as_str(), "b");

@@ -303,7 +303,8 @@ impl Table {
         (hasher.finish() >> 32) as u32
     }
 
-    fn find(&self, key: &str, source: &NodeId) -> Option<u32> {
+    /// Where a register lies.
+    pub(super) fn find(&self, key: &str, source: &NodeId) -> Option<u32> {
         let hash = self.key_hash(key, source);
         let alike = self.index.range((hash, 0)..).take_while(|(of, _)| *of == hash);
         let mut alike = alike.map(|(_, number)| *number);
