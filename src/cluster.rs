@@ -66,7 +66,7 @@ impl Cluster {
         Ok(Self(Arc::new(Handle(Driver::new(config)?))))
     }
 
-    fn driver(&self) -> &Arc<Driver> {
+    pub(crate) fn driver(&self) -> &Arc<Driver> {
         &self.0.0
     }
 

@@ -126,6 +126,34 @@ pub enum Error {
         /// The longest allowed.
         limit: usize,
     },
+    /// A second table of one type. Nothing was changed.
+    #[error("a table of {state_type} is attached to this cluster; clone that one, or drop it first")]
+    TableAttached {
+        /// The type.
+        state_type: String,
+    },
+    /// The system gives no thread to a table. Nothing was changed.
+    #[error("no thread for a table: {source}; raise the limit of threads, or drop tables")]
+    NoThread {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A table's rule or a value given to a table that makes no sense. Nothing was changed.
+    #[error("{what} of {value}: {fault}")]
+    InvalidReport {
+        /// What was given: a rule, a rate, a period.
+        what: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it, and what would be right.
+        fault: String,
+    },
+    /// A target that nobody has ordered to drain, or no longer.
+    #[error("no drain of {target:?} is in force; start one, or look whether it was cancelled or ran out")]
+    NotDraining {
+        /// The target.
+        target: String,
+    },
     /// A name of a state type that cannot be used.
     #[error("state type {name:?}: {fault}; use 1 to 64 bytes without control characters")]
     InvalidStateType {

@@ -41,6 +41,7 @@ mod driver;
 mod error;
 mod event;
 mod identity;
+pub mod lb;
 mod net;
 mod node;
 mod proto;

@@ -49,9 +49,20 @@ impl StateType {
     /// Tracked connections. Per-node; a dead node's connections are kept, to be passed on.
     pub const CONNTRACK: Self = Self { name: Name::Static("conntrack"), per_node: true };
 
+    /// How far each node has come with a drain. Per-node; a dead node's progress stops counting.
+    pub const DRAIN_PROGRESS: Self = Self { name: Name::Static("drain-progress"), per_node: true };
+    /// Shared counters, a part of each at every node. Per-node; a dead node's part stops counting.
+    pub const COUNTER: Self = Self { name: Name::Static("counter"), per_node: true };
+
     /// The built-in types.
-    pub(crate) const BUILT_IN: [Self; 4] =
-        [Self::HEALTH, Self::CIRCUIT_BREAKER, Self::DRAIN, Self::CONNTRACK];
+    pub(crate) const BUILT_IN: [Self; 6] = [
+        Self::HEALTH,
+        Self::CIRCUIT_BREAKER,
+        Self::DRAIN,
+        Self::CONNTRACK,
+        Self::DRAIN_PROGRESS,
+        Self::COUNTER,
+    ];
 
     /// A type with one register a key for the whole cluster.
     ///
@@ -88,9 +99,9 @@ impl StateType {
         self.per_node
     }
 
-    /// Whether a dead node's registers stop counting, as those of health and circuit-breaker do.
+    /// Whether a dead node's registers stop counting: opinions do, and what it counted itself.
     pub(crate) fn stops_counting_at_death(&self) -> bool {
-        *self == Self::HEALTH || *self == Self::CIRCUIT_BREAKER
+        [Self::HEALTH, Self::CIRCUIT_BREAKER, Self::DRAIN_PROGRESS, Self::COUNTER].contains(self)
     }
 }
 

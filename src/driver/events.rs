@@ -24,33 +24,52 @@ use crate::{
     },
 };
 
-type Callback = dyn Fn(&ClusterEvent) + Send + Sync;
+/// What readers can be told.
+pub(crate) trait Told: Clone + Send + Sync + 'static {
+    /// So many were left out, since the reader was too slow.
+    fn lagged(missed: u64) -> Self;
+}
 
+type Callback<T> = dyn Fn(&T) + Send + Sync;
 /// How long a callback's thread sleeps before it looks up; only a close that was missed would need it.
 const LOOK_UP: Duration = Duration::from_secs(60);
 
 /// Everybody who is told of events.
-#[derive(Default)]
-pub(crate) struct Subscribers {
-    readers: RwLock<BTreeMap<u64, Reader>>,
+pub(crate) struct Subscribers<T> {
+    readers: RwLock<BTreeMap<u64, Reader<T>>>,
     last_id: AtomicU64,
     panics: Arc<AtomicU64>,
     closed: AtomicBool,
 }
 
-enum Reader {
-    Callback(Arc<Subscriber>),
-    Stream(Arc<Feed<Arc<ClusterEvent>>>),
+impl<T> Default for Subscribers<T> {
+    fn default() -> Self {
+        Self {
+            readers: RwLock::default(),
+            last_id: AtomicU64::new(0),
+            panics: Arc::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
 }
 
-struct Subscriber {
-    feed: Feed<Arc<ClusterEvent>>,
-    callback: Box<Callback>,
+enum Reader<T> {
+    Callback(Arc<Subscriber<T>>),
+    Stream {
+        feed: Arc<Feed<Arc<T>>>,
+        /// Which it is told.
+        wants: fn(&T) -> bool,
+    },
+}
+
+struct Subscriber<T> {
+    feed: Feed<Arc<T>>,
+    callback: Box<Callback<T>>,
     has_thread: AtomicBool,
 }
 
-impl Subscribers {
-    pub(crate) fn publish(&self, event: ClusterEvent) {
+impl<T: Told> Subscribers<T> {
+    pub(crate) fn publish(&self, event: T) {
         let readers = read(&self.readers);
         if readers.is_empty() {
             return;
@@ -62,23 +81,37 @@ impl Subscribers {
                     subscriber.feed.push(Arc::clone(&event));
                     self.start_thread(subscriber);
                 }
-                Reader::Stream(feed) => feed.push(Arc::clone(&event)),
+                Reader::Stream { feed, wants } if wants(&event) => feed.push(Arc::clone(&event)),
+                Reader::Stream { .. } => {}
             }
         }
     }
 
-    pub(crate) fn subscribe(self: &Arc<Self>, callback: Box<Callback>) -> Subscription {
+    /// Whether somebody would be told.
+    pub(crate) fn has_readers(&self) -> bool {
+        !read(&self.readers).is_empty()
+    }
+
+    pub(crate) fn subscribe(self: &Arc<Self>, callback: Box<Callback<T>>) -> Subscription {
         let subscriber =
             Arc::new(Subscriber { feed: Feed::new(), callback, has_thread: AtomicBool::new(false) });
         self.start_thread(&subscriber);
         let id = self.add(Reader::Callback(subscriber));
-        Subscription { subscribers: Arc::clone(self), id }
+        let subscribers = Arc::clone(self);
+        Subscription { id, end: Box::new(move || subscribers.unsubscribe(id)) }
     }
 
-    pub(crate) fn stream(self: &Arc<Self>) -> EventStream {
+    fn unsubscribe(&self, id: u64) {
+        if let Some(Reader::Callback(subscriber)) = self.remove(id) {
+            subscriber.feed.abandon();
+        }
+    }
+
+    /// A stream of the events that it `wants`.
+    pub(crate) fn stream(self: &Arc<Self>, wants: fn(&T) -> bool) -> Listening<T> {
         let feed = Arc::new(Feed::new());
-        let id = self.add(Reader::Stream(Arc::clone(&feed)));
-        EventStream { subscribers: Arc::clone(self), feed, id }
+        let id = self.add(Reader::Stream { feed: Arc::clone(&feed), wants });
+        Listening { subscribers: Arc::clone(self), feed, id }
     }
 
     /// Nobody is left who could cause an event: readers end once they have read what waits.
@@ -95,7 +128,7 @@ impl Subscribers {
         self.panics.load(SeqCst)
     }
 
-    fn add(&self, reader: Reader) -> u64 {
+    fn add(&self, reader: Reader<T>) -> u64 {
         let id = self.last_id.fetch_add(1, SeqCst) + 1;
         write(&self.readers).insert(id, reader);
         if self.closed.load(SeqCst) {
@@ -104,14 +137,14 @@ impl Subscribers {
         id
     }
 
-    fn remove(&self, id: u64) -> Option<Reader> {
+    fn remove(&self, id: u64) -> Option<Reader<T>> {
         // Handed out, so that what the callback holds is dropped outside the lock.
         write(&self.readers).remove(&id)
     }
 
     /// Has a thread serve the callback; if the system gives none, the next event tries again, and what does
     /// not fit meanwhile is counted as missed.
-    fn start_thread(&self, subscriber: &Arc<Subscriber>) {
+    fn start_thread(&self, subscriber: &Arc<Subscriber<T>>) {
         if subscriber.has_thread.swap(true, SeqCst) {
             return;
         }
@@ -125,21 +158,21 @@ impl Subscribers {
     }
 }
 
-impl Reader {
+impl<T> Reader<T> {
     fn close(&self) {
         match self {
             Self::Callback(subscriber) => subscriber.feed.close(),
-            Self::Stream(feed) => feed.close(),
+            Self::Stream { feed, .. } => feed.close(),
         }
     }
 }
 
-impl Subscriber {
+impl<T: Told> Subscriber<T> {
     fn serve(&self, panics: &AtomicU64) {
         loop {
             let event = match self.feed.next_within(LOOK_UP) {
                 Next::Item(Item::Next(event)) => event,
-                Next::Item(Item::Lagged(missed)) => Arc::new(lagged(missed)),
+                Next::Item(Item::Lagged(missed)) => Arc::new(T::lagged(missed)),
                 Next::Quiet => continue,
                 Next::Closed => return,
             };
@@ -150,24 +183,24 @@ impl Subscriber {
     }
 }
 
-fn lagged(missed: u64) -> ClusterEvent {
-    ClusterEvent::new(EventKind::Lagged, None, clock::wall_now(), EventData::Lagged { missed })
+impl Told for ClusterEvent {
+    fn lagged(missed: u64) -> Self {
+        Self::new(EventKind::Lagged, None, clock::wall_now(), EventData::Lagged { missed })
+    }
 }
 
 /// A callback's place among those who are told of events. Dropping it leaves the callback subscribed for the
-/// cluster's life.
+/// life of the cluster or table.
 pub struct Subscription {
-    subscribers: Arc<Subscribers>,
     id: u64,
+    end: Box<dyn FnOnce() + Send + Sync>,
 }
 
 impl Subscription {
     /// Ends the subscription: the callback is not called again, though a call under way on another thread may
     /// still be ending. May be called from within the callback.
     pub fn unsubscribe(self) {
-        if let Some(Reader::Callback(subscriber)) = self.subscribers.remove(self.id) {
-            subscriber.feed.abandon();
-        }
+        (self.end)();
     }
 }
 
@@ -177,38 +210,49 @@ impl fmt::Debug for Subscription {
     }
 }
 
-/// What happens in the cluster, as a stream: see [`Cluster::events`](crate::Cluster::events). Ends when the
-/// last handle of the cluster is gone.
-#[must_use = "a stream that is not polled tells nothing"]
-pub struct EventStream {
-    subscribers: Arc<Subscribers>,
-    feed: Arc<Feed<Arc<ClusterEvent>>>,
+/// A reader's place among those who are told of events.
+pub(crate) struct Listening<T: Told> {
+    subscribers: Arc<Subscribers<T>>,
+    feed: Arc<Feed<Arc<T>>>,
     id: u64,
 }
 
-impl Stream for EventStream {
-    type Item = ClusterEvent;
+impl<T: Told> Stream for Listening<T> {
+    type Item = T;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ClusterEvent>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         self.feed.poll_next(cx).map(|item| {
             item.map(|item| match item {
                 Item::Next(event) => Arc::unwrap_or_clone(event),
-                Item::Lagged(missed) => lagged(missed),
+                Item::Lagged(missed) => T::lagged(missed),
             })
         })
     }
 }
 
-impl Drop for EventStream {
+impl<T: Told> Drop for Listening<T> {
     fn drop(&mut self) {
         self.subscribers.remove(self.id);
         self.feed.abandon();
     }
 }
 
+/// What happens in the cluster, as a stream: see [`Cluster::events`](crate::Cluster::events). Ends when the
+/// last handle of the cluster is gone.
+#[must_use = "a stream that is not polled tells nothing"]
+pub struct EventStream(pub(super) Listening<ClusterEvent>);
+
+impl Stream for EventStream {
+    type Item = ClusterEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ClusterEvent>> {
+        Pin::new(&mut self.0).poll_next(cx)
+    }
+}
+
 impl fmt::Debug for EventStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventStream").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("EventStream").field("id", &self.0.id).finish_non_exhaustive()
     }
 }
 

@@ -28,16 +28,19 @@ use std::{
 
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
-pub(crate) use self::feed::FEED_LEN_MAX;
+use self::{
+    events::Watchers,
+    life::Life,
+    providers::{Providers, Worker},
+    seeds::Outcome,
+};
 pub use self::{
     events::{EventStream, StateStream, Subscription},
     view::{CloseInfo, ConnectionInfo, Explanation, Started, Status, Synced},
 };
-use self::{
-    events::{Subscribers, Watchers},
-    life::Life,
-    providers::{Providers, Worker},
-    seeds::Outcome,
+pub(crate) use self::{
+    events::{Listening, Subscribers, Told},
+    feed::FEED_LEN_MAX,
 };
 /// What a handle asks and commands.
 pub(crate) use crate::proto::Protocol as Core;
@@ -61,16 +64,16 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+pub(crate) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+pub(crate) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Calls user code; `None` if it panicked, which is logged.
-fn guarded<R>(what: &str, call: impl FnOnce() -> R) -> Option<R> {
+pub(crate) fn guarded<R>(what: &str, call: impl FnOnce() -> R) -> Option<R> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => Some(result),
         Err(payload) => {
@@ -90,7 +93,9 @@ fn guarded<R>(what: &str, call: impl FnOnce() -> R) -> Option<R> {
 pub(crate) struct Driver {
     config: Config,
     checked: Checked,
-    subscribers: Arc<Subscribers>,
+    subscribers: Arc<Subscribers<ClusterEvent>>,
+    /// The types to which a table is attached.
+    tables: Mutex<BTreeSet<StateType>>,
     watchers: Arc<Watchers>,
     providers: Providers,
     settings: Mutex<Settings>,
@@ -145,6 +150,7 @@ impl Driver {
             config,
             checked,
             subscribers: Arc::default(),
+            tables: Mutex::default(),
             watchers: Arc::default(),
             providers: Providers::default(),
             settings: Mutex::new(settings),
@@ -406,6 +412,7 @@ impl Driver {
             (StateType::HEALTH, config.sync_health, "sync-health"),
             (StateType::CIRCUIT_BREAKER, config.sync_circuit_breaker, "sync-circuit-breaker"),
             (StateType::DRAIN, config.sync_drain, "sync-drain"),
+            (StateType::DRAIN_PROGRESS, config.sync_drain, "sync-drain"),
             (StateType::CONNTRACK, config.sync_conntrack, "sync-conntrack"),
         ];
         let off = switches.into_iter().find(|(switched, on, _)| switched == state_type && !on);
@@ -431,6 +438,11 @@ impl Driver {
     fn life(&self) -> Option<Arc<Life>> {
         let stage = lock(&self.stage);
         stage.life.clone().filter(|_| matches!(stage.status, Status::Starting | Status::Running))
+    }
+
+    /// Which life it is that takes commands; each has a number of its own.
+    pub(crate) fn turn_of_life(&self) -> Option<u64> {
+        self.life().map(|life| life.turn())
     }
 
     /// Asks the core; `None` if the node does not run.
@@ -510,25 +522,35 @@ impl Driver {
         if self.checked.seeds.is_empty() && life.read(|protocol| protocol.nodes().len()) == Some(1) {
             return Ok(Synced { peers: 0 }); // the first of a cluster has nobody to wait for
         }
-        let (mut synced, turn) = (life.synced(), life.turn());
-        // On the life's own runtime: the caller may be on another, or on none.
-        let mut waiting = AbortOnDrop(life.runtime().spawn(async move {
-            let waited = timeout(limit, synced.wait_for(Option::is_some)).await;
-            waited.map(|peers| peers.ok().and_then(|peers| *peers))
-        }));
+        let mut synced = life.synced();
         drop(life); // waiting must not keep it
-        let result = tokio::select! {
-            result = &mut waiting.0 => result,
-            () = self.ended(turn) => return Err(Error::NotRunning),
-        };
-        match result {
-            Ok(Ok(Some(peers))) => Ok(Synced { peers }),
-            Ok(Err(_)) => Err(Error::Timeout {
+        let waiting = async move { synced.wait_for(Option::is_some).await.ok().and_then(|peers| *peers) };
+        match self.within(limit, waiting).await? {
+            Some(Some(peers)) => Ok(Synced { peers }),
+            Some(None) => Err(Error::NotRunning),
+            None => Err(Error::Timeout {
                 what: "the first sync with peers".into(),
                 limit,
                 remedy: "check that the seeds answer, or wait longer".into(),
             }),
-            Ok(Ok(None)) | Err(_) => Err(Error::NotRunning),
+        }
+    }
+
+    /// Waits for something, `limit` at most: `None` after it. On the life's own runtime, since the caller may
+    /// be on another, or on none; an error once the life ends.
+    pub(crate) async fn within<R: Send + 'static>(
+        &self,
+        limit: Duration,
+        waiting: impl Future<Output = R> + Send + 'static,
+    ) -> Result<Option<R>, Error> {
+        let life = self.life().ok_or(Error::NotRunning)?;
+        let turn = life.turn();
+        let mut waiting =
+            AbortOnDrop(life.runtime().spawn(async move { timeout(limit, waiting).await.ok() }));
+        drop(life);
+        tokio::select! {
+            result = &mut waiting.0 => result.map_err(|_| Error::NotRunning),
+            () = self.ended(turn) => Err(Error::NotRunning),
         }
     }
 
@@ -600,7 +622,26 @@ impl Driver {
     }
 
     pub(crate) fn events(&self) -> EventStream {
-        self.subscribers.stream()
+        EventStream(self.subscribers.stream(|_| true))
+    }
+
+    /// What happens, but for changes of records: those a table watches.
+    pub(crate) fn news(&self) -> Listening<ClusterEvent> {
+        self.subscribers.stream(|event| event.kind != EventKind::StateChanged)
+    }
+
+    /// Keeps a table's types for it alone.
+    pub(crate) fn attach(&self, types: &[StateType]) -> Result<(), Error> {
+        let mut tables = lock(&self.tables);
+        if let Some(state_type) = types.iter().find(|state_type| tables.contains(state_type)) {
+            return Err(Error::TableAttached { state_type: state_type.to_string() });
+        }
+        tables.extend(types.iter().cloned());
+        Ok(())
+    }
+
+    pub(crate) fn detach(&self, types: &[StateType]) {
+        lock(&self.tables).retain(|state_type| !types.contains(state_type));
     }
 
     /// Watches a type; up to `room` changes wait for the reader.

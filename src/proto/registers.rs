@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     Error, EventData, EventKind, NodeId, NodeStatus, Options, StateChange, StateType, SyncableState, Value,
-    proto::{Now, Output, Protocol, lamport, store::Effect, timers::Timer},
+    proto::{Now, Output, Protocol, lamport, members::Member, store::Effect, timers::Timer},
     wire::limits,
 };
 
@@ -177,14 +177,23 @@ impl Protocol {
         if !state_type.stops_counting_at_death() {
             return true;
         }
-        self.members.get(source).is_some_and(|owner| {
-            let speaks = match owner.status {
-                NodeStatus::Alive | NodeStatus::Suspect => true,
-                NodeStatus::Dead => self.isolated.is_some(),
-                NodeStatus::Left => *source == self.me,
-            };
-            speaks && epoch >= owner.body.epoch
-        })
+        let owner = self.members.get(source);
+        owner.is_some_and(|owner| self.speaks(owner) && epoch >= owner.body.epoch)
+    }
+
+    /// Whether what a member says counts: while it lives, or this node is cut off and cannot know.
+    fn speaks(&self, member: &Member) -> bool {
+        match member.status {
+            NodeStatus::Alive | NodeStatus::Suspect => true,
+            NodeStatus::Dead => self.isolated.is_some(),
+            NodeStatus::Left => member.body.node_id == self.me,
+        }
+    }
+
+    /// The members whose word counts, each with its zone.
+    pub(crate) fn speakers(&self) -> BTreeMap<NodeId, Option<String>> {
+        let speakers = self.members.iter().filter(|(_, member)| self.speaks(member));
+        speakers.map(|(id, member)| (id.clone(), member.body.zone.clone())).collect()
     }
 
     fn is_shown(&self, change: &StateChange) -> bool {
@@ -221,8 +230,9 @@ impl Protocol {
     }
 
     fn counting_of(&self, id: &NodeId) -> BTreeMap<(StateType, String), SyncableState> {
-        [StateType::HEALTH, StateType::CIRCUIT_BREAKER]
+        StateType::BUILT_IN
             .iter()
+            .filter(|of| of.stops_counting_at_death())
             .flat_map(|of| {
                 let registers = self.store.of_source(of, id).into_iter();
                 registers.filter(|(_, epoch)| self.counts(of, id, *epoch)).map(|(record, _)| record)

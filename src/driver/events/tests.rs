@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_callback_gets_events_in_order_on_a_thread_of_its_own() {
-    let subscribers = Arc::new(Subscribers::default());
+    let subscribers = Arc::new(Subscribers::<ClusterEvent>::default());
     let (told, heard) = mpsc::channel();
     let _kept = subscribers.subscribe(Box::new(move |event| {
         told.send((std::thread::current().id(), event.clone())).unwrap();
@@ -43,7 +43,7 @@ fn a_callback_that_panics_is_called_for_the_next_event() {
             panic!("in the drop of a payload");
         }
     }
-    let subscribers = Arc::new(Subscribers::default());
+    let subscribers = Arc::new(Subscribers::<ClusterEvent>::default());
     let (told, heard) = mpsc::channel();
     let _kept = subscribers.subscribe(Box::new(move |event| match event.kind {
         EventKind::NodeDead => std::panic::panic_any(Bomb),
@@ -58,7 +58,7 @@ fn a_callback_that_panics_is_called_for_the_next_event() {
 
 #[test]
 fn a_callback_that_blocks_misses_an_exact_number_and_harms_no_other() {
-    let subscribers = Arc::new(Subscribers::default());
+    let subscribers = Arc::new(Subscribers::<ClusterEvent>::default());
     let (entered, gate) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
     let (told, heard) = mpsc::channel();
     let at = [Arc::clone(&entered), Arc::clone(&gate)];
@@ -71,7 +71,7 @@ fn a_callback_that_blocks_misses_an_exact_number_and_harms_no_other() {
         }
         told.send(event.data.clone()).unwrap();
     }));
-    let mut quick = subscribers.stream();
+    let mut quick = subscribers.stream(|_| true);
     subscribers.publish(reason(0));
     entered.wait();
     for number in 1..=FEED_LEN_MAX + 7 {
@@ -86,7 +86,7 @@ fn a_callback_that_blocks_misses_an_exact_number_and_harms_no_other() {
 
 #[test]
 fn unsubscribing_from_within_the_callback_ends_the_calls() {
-    let subscribers = Arc::new(Subscribers::default());
+    let subscribers = Arc::new(Subscribers::<ClusterEvent>::default());
     let own: Arc<Mutex<Option<Subscription>>> = Arc::default();
     let (told, heard) = mpsc::channel();
     let inner = Arc::clone(&own);
@@ -107,21 +107,21 @@ fn unsubscribing_from_within_the_callback_ends_the_calls() {
 
 #[test]
 fn a_stream_ends_with_the_cluster_after_what_was_told() {
-    let subscribers = Arc::new(Subscribers::default());
-    let mut stream = subscribers.stream();
+    let subscribers = Arc::new(Subscribers::<ClusterEvent>::default());
+    let mut stream = subscribers.stream(|_| true);
     assert!(stream.next().now_or_never().is_none());
     subscribers.publish(event(EventKind::NodeJoin));
     subscribers.close();
     assert_eq!(stream.next().now_or_never().unwrap().unwrap().kind, EventKind::NodeJoin);
     assert_eq!(stream.next().now_or_never().unwrap(), None);
-    let mut late = subscribers.stream();
+    let mut late = subscribers.stream(|_| true);
     assert_eq!(late.next().now_or_never().unwrap(), None);
 }
 
 #[test]
 fn a_dropped_stream_is_forgotten() {
-    let subscribers = Arc::new(Subscribers::default());
-    drop(subscribers.stream());
+    let subscribers = Arc::new(Subscribers::<ClusterEvent>::default());
+    drop(subscribers.stream(|_| true));
     assert!(read(&subscribers.readers).is_empty());
     let driver = Driver::new(crate::Config::default()).unwrap();
     drop(driver.watch(&StateType::HEALTH, FEED_LEN_MAX));
