@@ -117,7 +117,7 @@ impl CircuitRule {
 }
 
 /// The rule as a table of opinions wants it.
-pub(crate) struct Circuits(pub(super) CircuitRule);
+pub(crate) struct Circuits(pub(crate) CircuitRule);
 
 impl Rules for Circuits {
     type Value = Breaker;

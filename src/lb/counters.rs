@@ -188,7 +188,7 @@ impl Counted {
         self.sums.withdraw(key, changes)
     }
 
-    pub(super) fn view(&self, key: &str) -> Option<&Arc<CounterView>> {
+    pub(crate) fn view(&self, key: &str) -> Option<&Arc<CounterView>> {
         self.sums.view(key)
     }
 }

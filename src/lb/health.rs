@@ -306,7 +306,7 @@ impl Rules for Judge {
 
 impl Opinions<Judge> {
     /// What to make of a target now.
-    pub(super) fn status(&self, target: &str) -> HealthView {
+    pub(crate) fn status(&self, target: &str) -> HealthView {
         let Some(view) = Opinions::view(self, target) else {
             return HealthView { reason: "nobody has an opinion".into(), ..HealthView::default() };
         };

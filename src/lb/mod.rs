@@ -12,15 +12,15 @@
 //! cluster; only `table` has those.
 
 mod check;
-mod circuit_breaker;
-mod conntrack;
-mod counters;
-mod drain;
-mod health;
-mod live;
-mod opinions;
-mod registers;
-mod table;
+pub(crate) mod circuit_breaker;
+pub(crate) mod conntrack;
+pub(crate) mod counters;
+pub(crate) mod drain;
+pub(crate) mod health;
+pub(crate) mod live;
+pub(crate) mod opinions;
+pub(crate) mod registers;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 

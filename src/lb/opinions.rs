@@ -54,40 +54,41 @@ impl<R: Rules> Opinions<R> {
         }
     }
 
-    pub(super) fn view(&self, key: &str) -> Option<&Arc<R::View>> {
+    pub(crate) fn view(&self, key: &str) -> Option<&Arc<R::View>> {
         self.views.get(key)
     }
 
     /// Every view, by key.
-    pub(super) fn views(&self) -> BTreeMap<String, Arc<R::View>> {
+    pub(crate) fn views(&self) -> BTreeMap<String, Arc<R::View>> {
         self.registers
             .keys()
             .filter_map(|key| Some((key.to_string(), Arc::clone(self.views.get(key)?))))
             .collect()
     }
 
-    pub(super) fn own(&self, key: &str) -> Option<&R::Value> {
+    pub(crate) fn own(&self, key: &str) -> Option<&R::Value> {
         self.registers.own(key)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.registers.len()
     }
 
     /// Says something under a key, until `ends`.
-    pub(super) fn report(
+    pub(crate) fn report(
         &mut self,
         key: &str,
         value: R::Value,
         ends: Option<Moment>,
         changes: &mut Changes<R::View>,
     ) {
-        let key = self.registers.report(key, value, ends);
-        self.look(&key, changes);
+        if let Some(key) = self.registers.report(key, &value, ends) {
+            self.look(&key, changes);
+        }
     }
 
     /// Says nothing any more; whether something was said.
-    pub(super) fn withdraw(&mut self, key: &str, changes: &mut Changes<R::View>) -> bool {
+    pub(crate) fn withdraw(&mut self, key: &str, changes: &mut Changes<R::View>) -> bool {
         let withdrawn = self.registers.withdraw(key);
         withdrawn.inspect(|key| self.look(key, changes)).is_some()
     }

@@ -23,7 +23,7 @@ pub(crate) struct Write {
 
 /// What one node has said under one key.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Register<V> {
+pub(crate) struct Register<V> {
     pub(super) version: u64,
     pub(super) value: V,
     /// In which reading of everything it was told.
@@ -33,6 +33,8 @@ pub(super) struct Register<V> {
 /// What this node has said under one key.
 #[derive(Clone, Debug)]
 struct Mine {
+    /// As it is written.
+    value: Value,
     /// When it ends by itself.
     ends: Option<Moment>,
 }
@@ -219,16 +221,27 @@ impl<V: Serialize + DeserializeOwned + Clone + PartialEq> Registers<V> {
 
     // What is said.
 
-    /// Says something under a key from now on, until `ends`.
-    pub(super) fn report(&mut self, key: &str, value: V, ends: Option<Moment>) -> Arc<str> {
-        let register = Register { version: u64::MAX, value, reading: self.reading };
+    /// Says something under a key from now on, until `ends`; `None`, and nothing happens, if it cannot be
+    /// written.
+    pub(super) fn report(&mut self, key: &str, said: &V, ends: Option<Moment>) -> Option<Arc<str>> {
+        let written = Value::encode(said).and_then(|value| Ok((value.decode()?, value)));
+        let (read, value) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                debug_assert!(false, "a report that was let in cannot be written: {error}");
+                tracing::error!(%error, key, "a report cannot be written");
+                return None;
+            }
+        };
+        // As the others read it, who may see a time less exact than it was given.
+        let register = Register { version: u64::MAX, value: read, reading: self.reading };
         let key = self.put_in(key, self.me.clone(), register);
         self.forget_mine(&key);
         self.withdrawn.remove(&key);
         self.ends.extend(ends.map(|ends| (ends, Arc::clone(&key))));
-        self.mine.insert(Arc::clone(&key), Mine { ends });
+        self.mine.insert(Arc::clone(&key), Mine { value, ends });
         self.dirty.insert(Arc::clone(&key));
-        key
+        Some(key)
     }
 
     /// Says nothing any more under a key; the key, if something was said.
@@ -245,7 +258,7 @@ impl<V: Serialize + DeserializeOwned + Clone + PartialEq> Registers<V> {
     }
 
     fn forget_mine(&mut self, key: &Arc<str>) {
-        if let Some(Mine { ends: Some(ends) }) = self.mine.remove(key) {
+        if let Some(Mine { ends: Some(ends), .. }) = self.mine.remove(key) {
             self.ends.remove(&(ends, Arc::clone(key)));
         }
     }
@@ -255,12 +268,12 @@ impl<V: Serialize + DeserializeOwned + Clone + PartialEq> Registers<V> {
         self.ends.first().map(|(at, _)| *at)
     }
 
-    /// Ends own registers whose time is over; their keys. Nothing is to be written: they end everywhere.
+    /// Ends own registers whose time is over; their keys. What was written ends everywhere by itself; where
+    /// the write is still due, something older stands, and is removed instead.
     pub(super) fn end_own(&mut self, now: Moment) -> Vec<Arc<str>> {
         let mut ended = Vec::new();
         while let Some((_, key)) = self.ends.first().filter(|(at, _)| *at <= now).cloned() {
             self.forget_mine(&key);
-            self.dirty.remove(&key);
             if self.linked {
                 self.withdrawn.insert(Arc::clone(&key));
             }
@@ -287,20 +300,11 @@ impl<V: Serialize + DeserializeOwned + Clone + PartialEq> Registers<V> {
     pub(super) fn take_writes(&mut self, urgent: bool, now: Moment) -> Vec<Write> {
         let dirty = std::mem::take(&mut self.dirty);
         let write = |key: Arc<str>| {
-            let ends = self.mine.get(&key).and_then(|mine| mine.ends);
-            let said = self.mine.contains_key(&key).then(|| self.own(&key)).flatten();
-            let value = match said.map(|value| Value::encode(value)) {
-                Some(Ok(value)) => Some(value),
-                None => None,
-                Some(Err(error)) => {
-                    debug_assert!(false, "a report that was let in cannot be encoded: {error}");
-                    tracing::error!(%error, key = &*key, "a report cannot be encoded; it stays with this node");
-                    return None;
-                }
-            };
-            let options = Options { ttl: ends.map(|ends| ends.saturating_sub(now)), urgent };
-            Some(Write { state_type: self.state_type.clone(), key: key.to_string(), value, options })
+            let mine = self.mine.get(&key);
+            let ttl = mine.and_then(|mine| mine.ends).map(|ends| ends.saturating_sub(now));
+            let (state_type, value) = (self.state_type.clone(), mine.map(|mine| mine.value.clone()));
+            Write { state_type, key: key.to_string(), value, options: Options { ttl, urgent } }
         };
-        dirty.into_iter().filter_map(write).collect()
+        dirty.into_iter().map(write).collect()
     }
 }

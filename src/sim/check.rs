@@ -62,8 +62,9 @@ pub(crate) struct Checks {
     said: HashMap<NodeId, (u64, u64)>,
     /// The latest epoch of each process.
     epochs: HashMap<Pid, u64>,
-    /// What was written, by type, key and writer, with the latest such write; `None` for a removal.
-    written: HashMap<WriteKey, HashMap<Option<Vec<u8>>, Write>>,
+    /// What was written, by type, key and writer, under which version, with the latest such write; `None` for
+    /// a removal, whatever its version.
+    written: HashMap<WriteKey, HashMap<Option<(Vec<u8>, u64)>, Write>>,
     writes: u64,
     /// What each process wrote itself, by version and time.
     own: HashSet<(Pid, WriteKey, u64, SystemTime)>,
@@ -114,7 +115,7 @@ impl Checks {
         self.writes += 1;
         let write = Write { writer: pid, epoch, number: self.writes };
         let written = self.written.entry(write_key(record)).or_default();
-        written.insert(Some(record.value.as_bytes().to_vec()), write);
+        written.insert(Some((record.value.as_bytes().to_vec(), record.version)), write);
         if for_a_while {
             written.insert(None, write);
         }
@@ -144,7 +145,7 @@ impl Checks {
     pub(crate) fn apply(&mut self, observer: Pid, record: &SyncableState) -> Result<(), String> {
         let SyncableState { state_type, key, version, source_node, .. } = record;
         let what = format!("{state_type}/{key} of {source_node}, version {version},");
-        let value = (!record.deleted).then(|| record.value.as_bytes().to_vec());
+        let value = (!record.deleted).then(|| (record.value.as_bytes().to_vec(), *version));
         let write = self.written.get(&write_key(record)).and_then(|written| written.get(&value)).copied();
         if write.is_none() && !self.written.is_empty() {
             return Err(format!("{what} was written by nobody"));

@@ -136,8 +136,10 @@ impl Drained {
     ) -> bool {
         let Some(order) = self.newest(target) else { return false };
         let apart = self.progress.own(target).is_some_and(|own| own.apart);
-        let target = self.progress.report(target, Progress { order: Some(order), open, done, apart }, None);
-        self.look(&target, changes);
+        let progress = Progress { order: Some(order), open, done, apart };
+        if let Some(target) = self.progress.report(target, &progress, None) {
+            self.look(&target, changes);
+        }
         true
     }
 
@@ -154,7 +156,7 @@ impl Drained {
         if progress == Progress::default() {
             self.progress.withdraw(target);
         } else {
-            self.progress.report(target, progress, None);
+            self.progress.report(target, &progress, None);
         }
     }
 

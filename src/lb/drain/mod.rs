@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::heart::Drained;
 #[cfg(test)]
-pub(super) use self::heart::{key_of, name_of};
+pub(crate) use self::heart::{key_of, name_of};
 use super::{
     Change, ChangeStream, check,
     table::{Heart, Table},

@@ -7,6 +7,7 @@ mod liars;
 mod membership;
 mod state;
 mod storm;
+mod tables;
 mod world;
 
 use std::time::Duration;
