@@ -75,6 +75,7 @@ impl<R: Rules> Opinions<R> {
     }
 
     /// Says something under a key, until `ends`.
+    #[expect(clippy::needless_pass_by_value, reason = "callers have no more use for it")]
     pub(crate) fn report(
         &mut self,
         key: &str,

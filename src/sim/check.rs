@@ -52,6 +52,8 @@ struct Write {
 
 /// Type, key and writer.
 type WriteKey = (StateType, String, NodeId);
+/// A value and its version.
+type Said = (Vec<u8>, u64);
 
 /// What safety has to remember. Looked up, never gone through: the order of its hashes means nothing.
 #[derive(Debug, Default)]
@@ -64,7 +66,7 @@ pub(crate) struct Checks {
     epochs: HashMap<Pid, u64>,
     /// What was written, by type, key and writer, under which version, with the latest such write; `None` for
     /// a removal, whatever its version.
-    written: HashMap<WriteKey, HashMap<Option<(Vec<u8>, u64)>, Write>>,
+    written: HashMap<WriteKey, HashMap<Option<Said>, Write>>,
     writes: u64,
     /// What each process wrote itself, by version and time.
     own: HashSet<(Pid, WriteKey, u64, SystemTime)>,

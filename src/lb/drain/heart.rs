@@ -147,16 +147,16 @@ impl Drained {
     pub(crate) fn set_apart(&mut self, target: &str, apart: bool, changes: &mut Changes<DrainView>) {
         let own = self.progress.own(target).cloned().unwrap_or_default();
         let target: Arc<str> = target.into();
-        self.say(&target, Progress { apart, ..own });
+        self.say(&target, &Progress { apart, ..own });
         self.look(&target, changes);
     }
 
     /// Says it, or nothing if there is nothing to say.
-    fn say(&mut self, target: &Arc<str>, progress: Progress) {
-        if progress == Progress::default() {
+    fn say(&mut self, target: &Arc<str>, progress: &Progress) {
+        if *progress == Progress::default() {
             self.progress.withdraw(target);
         } else {
-            self.progress.report(target, &progress, None);
+            self.progress.report(target, progress, None);
         }
     }
 
@@ -217,7 +217,7 @@ impl Drained {
             Some(order) => Progress { order: Some(order), ..own },
             None => Progress { apart: own.apart, ..Progress::default() },
         };
-        self.say(target, next);
+        self.say(target, &next);
     }
 
     fn look(&mut self, target: &Arc<str>, changes: &mut Changes<DrainView>) {
