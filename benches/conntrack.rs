@@ -15,7 +15,7 @@ use phalanx::{
     lb::{Conntrack, Flow, FlowKey},
 };
 
-/// Flows are taken in steps of this.
+/// How long to rest between two looks.
 const STEP: Duration = Duration::from_millis(1);
 /// What makes a flow worth telling at once: more packets than the table waits for.
 const PACKETS: u64 = 16;
@@ -48,29 +48,36 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let sent_before: u64 = fleet.iter().map(sent).sum();
 
     let backend: SocketAddr = "10.0.0.7:8080".parse()?;
-    let steps = seconds * 1_000;
-    let each_step = rate / 1_000;
+    let flows = rate * seconds;
+    let is_told = |number: u32| number % 100 < percent;
     let mut told: Vec<(FlowKey, Instant)> = Vec::new();
     let mut delays: Vec<Duration> = Vec::new();
+    let (mut taken, mut ended, mut waiting) = (0, 0, 0);
     let (mut taking, begun) = (Duration::ZERO, Instant::now());
-    let mut waiting = 0;
-    for step in 0..steps {
+    while taken < flows {
         let from = Instant::now();
-        for number in 0..each_step {
-            let key = key_of(step * each_step + number);
+        let due = from.duration_since(begun).as_secs_f64() * f64::from(rate);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a count of flows, capped"
+        )]
+        let due = due.min(f64::from(flows)) as u32;
+        for number in taken..due {
             let mut flow = Flow::new(Some(backend));
-            if (step * each_step + number) % 100 < percent {
+            if is_told(number) {
                 flow.packets = PACKETS;
-                told.push((key, Instant::now()));
+                told.push((key_of(number), Instant::now()));
             }
-            tables[0].insert(key, flow);
+            tables[0].insert(key_of(number), flow);
         }
-        // Young flows end young: all but those that were told.
-        if let Some(old) = step.checked_sub(500) {
-            for number in (old * each_step..(old + 1) * each_step).filter(|number| number % 100 >= percent) {
-                tables[0].remove(&key_of(number));
-            }
+        taken = due;
+        // Young flows end young, after half a second: all but those that are told.
+        let old = taken.saturating_sub(rate / 2);
+        for number in (ended..old).filter(|number| !is_told(*number)) {
+            tables[0].remove(&key_of(number));
         }
+        ended = old;
         taking += from.elapsed();
         while let Some((key, since)) = told.get(waiting)
             && tables[1..].iter().all(|table| table.lookup(key).is_some())
@@ -78,8 +85,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             delays.push(since.elapsed());
             waiting += 1;
         }
-        let next = begun + STEP * (step + 1);
-        tokio::time::sleep(next.saturating_duration_since(Instant::now())).await;
+        tokio::time::sleep(STEP).await;
     }
     let lasted = begun.elapsed();
     while let Some((key, since)) = told.get(waiting) {
@@ -100,7 +106,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let sent_after: u64 = fleet.iter().map(sent).sum();
     delays.sort();
     let at = |share: usize| delays[(delays.len() - 1) * share / 1_000];
-    let flows = steps * each_step;
     let per_second = f64::from(flows) / lasted.as_secs_f64();
     println!("{flows} new flows in {lasted:.1?}: {per_second:.0} a second, {:.2?} each", taking / flows);
     println!(
