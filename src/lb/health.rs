@@ -61,28 +61,29 @@ pub enum CheckKind {
 /// assert_eq!(health.status, HealthStatus::Unhealthy);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
 #[non_exhaustive]
 pub struct Health {
     /// What the observer makes of it.
     pub status: HealthStatus,
     /// How it was observed.
+    #[serde(default)]
     pub check: CheckKind,
     /// Checks passed in a row.
+    #[serde(default)]
     pub consecutive_successes: u32,
     /// Checks failed in a row.
+    #[serde(default)]
     pub consecutive_failures: u32,
     /// When it was checked last, by the observer's wall clock; for people, no rule uses it.
-    #[serde(with = "super::unix_ms")]
+    #[serde(default = "long_ago", with = "super::unix_ms")]
     pub last_check: SystemTime,
     /// Why, in words; 1,024 bytes at most.
+    #[serde(default)]
     pub reason: String,
 }
 
-impl Default for Health {
-    fn default() -> Self {
-        Self::new(HealthStatus::Unknown, "")
-    }
+const fn long_ago() -> SystemTime {
+    SystemTime::UNIX_EPOCH
 }
 
 impl Health {

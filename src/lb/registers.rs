@@ -9,7 +9,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::live::Moment;
-use crate::{NodeId, Options, StateChange, StateType, SyncableState, Value};
+use crate::{Error, NodeId, Options, StateChange, StateType, SyncableState, Value};
 
 /// A write that a table wants done.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +61,14 @@ pub(super) struct Registers<V> {
     unreadable: Unreadable,
 }
 
+/// Reads a value with named fields. A list of fields without names could be of any type, and is of none.
+pub(super) fn decode<V: DeserializeOwned>(value: &Value) -> Result<V, Error> {
+    match value.as_bytes().first() {
+        Some(0x80..=0x8f | 0xde | 0xdf) => value.decode(),
+        _ => Err(Error::Decode { source: "not a map of named fields".into() }),
+    }
+}
+
 /// Values that were not of the table's type.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unreadable {
@@ -74,7 +82,7 @@ const REPORTED_MAX: usize = 256;
 
 impl Unreadable {
     /// Counts a value, and reports the first of its source.
-    pub(super) fn note(&mut self, record: &SyncableState, error: &crate::Error) {
+    pub(super) fn note(&mut self, record: &SyncableState, error: &Error) {
         self.count += 1;
         if self.sources.len() < REPORTED_MAX && self.sources.insert(record.source_node.clone()) {
             let SyncableState { state_type, key, source_node, .. } = record;
@@ -144,7 +152,7 @@ impl<V: Serialize + DeserializeOwned + Clone + PartialEq> Registers<V> {
         if own && self.withdrawn.contains(key) {
             return None;
         }
-        match record.value.decode::<V>() {
+        match decode(&record.value) {
             Ok(value) => {
                 let register = Register { version: record.version, value, reading: self.reading };
                 Some(self.put_in(key, record.source_node.clone(), register))
@@ -224,7 +232,7 @@ impl<V: Serialize + DeserializeOwned + Clone + PartialEq> Registers<V> {
     /// Says something under a key from now on, until `ends`; `None`, and nothing happens, if it cannot be
     /// written.
     pub(super) fn report(&mut self, key: &str, said: &V, ends: Option<Moment>) -> Option<Arc<str>> {
-        let written = Value::encode(said).and_then(|value| Ok((value.decode()?, value)));
+        let written = Value::encode(said).and_then(|value| Ok((decode(&value)?, value)));
         let (read, value) = match written {
             Ok(written) => written,
             Err(error) => {

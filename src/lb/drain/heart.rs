@@ -15,7 +15,7 @@ use crate::{
     NodeId, StateChange, StateType, SyncableState,
     lb::{
         live::{Live, Moment},
-        registers::{Register, Registers, Unreadable, Write},
+        registers::{Register, Registers, Unreadable, Write, decode},
         table::{Changes, Heart},
     },
     wire::limits,
@@ -170,7 +170,7 @@ impl Drained {
         if self.removed.contains(&record.key) {
             return;
         }
-        let drain = match record.value.decode::<Drain>() {
+        let drain = match decode::<Drain>(&record.value) {
             Ok(drain) => drain,
             Err(error) => {
                 self.unreadable.note(record, &error);

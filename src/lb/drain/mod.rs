@@ -34,18 +34,19 @@ use crate::{Cluster, Error, NodeId, Options, StateType, Subscription, SyncableSt
 /// drain.deadline = Some(Duration::from_secs(3_600));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
 #[non_exhaustive]
 pub struct Drain {
     /// The proxy or service that the target belongs to.
     pub proxy_name: String,
     /// Who gave the order.
+    #[serde(default)]
     pub who: String,
     /// Why, in words.
+    #[serde(default)]
     pub why: String,
     /// How long the order stands, from when it was given; the target is active again after it. `None`: until
     /// it is cancelled.
-    #[serde(rename = "deadline_ms", with = "super::ms_option")]
+    #[serde(default, rename = "deadline_ms", with = "super::ms_option")]
     pub deadline: Option<Duration>,
 }
 
