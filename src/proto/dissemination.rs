@@ -15,6 +15,7 @@ use crate::{
     proto::{
         Now, Protocol, Time,
         members::{self, Members, Place},
+        store::Lane,
         timers::Timer,
     },
     wire::{
@@ -121,6 +122,7 @@ pub(super) struct Spreader {
     /// Hand-offs taken over by the message at hand, to be acknowledged at its end.
     took: Vec<u64>,
     flushed: Option<Time>,
+    flushed_urgent: Option<Time>,
 }
 
 impl Spreader {
@@ -137,6 +139,7 @@ impl Spreader {
             late: BTreeMap::new(),
             took: Vec::new(),
             flushed: None,
+            flushed_urgent: None,
         }
     }
 
@@ -175,15 +178,34 @@ impl Protocol {
         match self.spreader.flushed {
             Some(flushed) if now.time.since(flushed) < BATCH_TIME => {
                 self.timers.set_by(Timer::Flush, flushed + BATCH_TIME);
+                self.flush_urgent(now);
             }
             _ => self.flush(now),
+        }
+    }
+
+    /// Sends what somebody waits for at once, unless some of that has just been sent.
+    fn flush_urgent(&mut self, now: Now) {
+        let is_recent = |flushed: Time| now.time.since(flushed) < BATCH_TIME;
+        if self.store.next_lane() != Some(Lane::Urgent)
+            || self.spreader.flushed_urgent.is_some_and(is_recent)
+            || self.spreader.handoffs.len() > PENDING_MAX * 2
+        {
+            return;
+        }
+        if let Some(batch) = self.next_batch(now) {
+            self.spreader.flushed_urgent = Some(now.time);
+            self.delegate(&batch, None, None, now);
         }
     }
 
     pub(super) fn flush(&mut self, now: Now) {
         for _ in 0..FLUSH_MAX {
             let nothing = self.spreader.waiting.is_empty() && !self.store.has_unspread();
-            if nothing || self.spreader.handoffs.len() > PENDING_MAX {
+            // Membership and what is urgent do not wait for the acknowledgements of what is not.
+            let hurries = !self.spreader.waiting.is_empty() || self.store.next_lane() == Some(Lane::Urgent);
+            let most = if hurries { PENDING_MAX * 2 } else { PENDING_MAX };
+            if nothing || self.spreader.handoffs.len() > most {
                 return; // an acknowledgement wakes it again
             }
             // Nothing, if others' records have won over all that waited.
@@ -206,8 +228,18 @@ impl Protocol {
             payload.push_parts(part);
             self.spreader.waiting.pop_front();
         }
-        let limit = if self.store.unspread_bytes() > BULK_FROM { BULK_LEN } else { BATCH_LEN };
+        let hurries = self.store.next_lane() == Some(Lane::Urgent);
+        let much = !hurries && self.store.unspread_bytes() > BULK_FROM;
+        let limit = match (much, payload.is_empty()) {
+            (true, true) => BULK_LEN,
+            (true, false) => 0, // a datagram of membership does not become a frame of a stream
+            (false, _) => BATCH_LEN,
+        };
         while payload.len() < limit * 2 / 3 || payload.is_empty() {
+            // What somebody waits for is not made longer by what can wait.
+            if hurries && self.store.next_lane() != Some(Lane::Urgent) {
+                break;
+            }
             let Some((batch, first)) = self.store.take_unspread(limit.saturating_sub(payload.len()), now)
             else {
                 break;

@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 
 use crate::{
     Error, EventData, EventKind, NodeId, NodeStatus, Options, StateChange, StateType, SyncableState, Value,
-    proto::{Now, Output, Protocol, lamport, members::Member, store::Effect, timers::Timer},
+    proto::{
+        Now, Output, Protocol, lamport,
+        members::Member,
+        store::{Effect, Lane},
+        timers::Timer,
+    },
     wire::limits,
 };
 
@@ -23,9 +28,7 @@ impl Protocol {
         now: Now,
     ) -> Result<SyncableState, Error> {
         self.enter(now);
-        if !options.urgent {
-            self.refuse_overload()?;
-        }
+        self.refuse_overload(Lane::of(state_type, options.urgent))?;
         let mut effects = Vec::new();
         let bytes = value.into_bytes();
         let record = self.store.put(state_type, key, bytes, options.ttl, options.urgent, now, &mut effects);
@@ -51,7 +54,8 @@ impl Protocol {
                 limits::check_value(record.value.as_bytes())?;
             }
         }
-        self.refuse_overload()?;
+        let lanes = states.iter().map(|record| Lane::of(&record.state_type, false));
+        self.refuse_overload(lanes.max().unwrap_or(Lane::Urgent))?;
         let mut effects = Vec::new();
         let mut accepted = 0;
         for record in states {
@@ -83,9 +87,20 @@ impl Protocol {
         self.store.next_version()
     }
 
-    fn refuse_overload(&self) -> Result<(), Error> {
+    /// About how many bytes of own records wait to be spread.
+    pub(crate) fn unspread_bytes(&self) -> usize {
+        self.store.unspread_bytes()
+    }
+
+    /// Urgent records are never refused, and bulk leaves some room to the rest.
+    fn refuse_overload(&self, lane: Lane) -> Result<(), Error> {
+        let limit = match lane {
+            Lane::Urgent => return Ok(()),
+            Lane::State => UNSPREAD_MAX,
+            Lane::Bulk => UNSPREAD_MAX / 4 * 3,
+        };
         match self.store.unspread_bytes() {
-            waiting if waiting > UNSPREAD_MAX => Err(Error::Overloaded { waiting, limit: UNSPREAD_MAX }),
+            waiting if waiting > limit => Err(Error::Overloaded { waiting, limit }),
             _ => Ok(()),
         }
     }

@@ -23,7 +23,7 @@ use std::{
 
 use bytes::Bytes;
 
-pub(crate) use self::table::Vector;
+pub(crate) use self::{outbox::Lane, table::Vector};
 use self::{
     outbox::Outbox,
     slots::Fate,

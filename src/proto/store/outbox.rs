@@ -5,6 +5,29 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{StateType, proto::ranges::Ranges};
 
+/// What goes before what. Membership has its own queue, before all of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lane {
+    /// What somebody waits for: opened circuits, drains, and what its writer calls urgent.
+    Urgent,
+    State,
+    /// What there is much of, and can wait: tracked connections.
+    Bulk,
+}
+
+impl Lane {
+    pub(crate) fn of(state_type: &StateType, urgent: bool) -> Self {
+        let is = |of: &[StateType]| of.contains(state_type);
+        if urgent || is(&[StateType::CIRCUIT_BREAKER, StateType::DRAIN, StateType::DRAIN_PROGRESS]) {
+            Self::Urgent
+        } else if is(&[StateType::CONNTRACK]) {
+            Self::Bulk
+        } else {
+            Self::State
+        }
+    }
+}
+
 /// What waits under one key.
 #[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
@@ -13,7 +36,9 @@ pub(super) struct Dirty {
     pub(super) seq: u64,
     /// Those before it that were never spread: the newest supersedes them.
     pub(super) carried: Ranges,
-    urgent: bool,
+    lane: Lane,
+    /// Its writer wants it to take two relays a range.
+    pub(super) urgent: bool,
     order: u64,
     size: usize,
 }
@@ -23,8 +48,8 @@ pub(super) struct Dirty {
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     keys: BTreeMap<(StateType, Arc<str>), Dirty>,
-    /// Urgent ones first, then in the order in which they were first dirtied.
-    order: BTreeMap<(bool, u64), (StateType, Arc<str>)>,
+    /// By lane, then in the order in which they were first dirtied.
+    order: BTreeMap<(Lane, u64), (StateType, Arc<str>)>,
     last_order: u64,
     bytes: usize,
 }
@@ -46,38 +71,45 @@ impl Outbox {
         size: usize,
         urgent: bool,
     ) {
+        let lane = Lane::of(state_type, urgent);
         let place = (state_type.clone(), Arc::clone(key));
         let mut dirty = if let Some(mut before) = self.keys.remove(&place) {
             before.carried.insert(before.seq);
             self.bytes -= before.size;
-            self.order.remove(&(!before.urgent, before.order));
+            self.order.remove(&(before.lane, before.order));
             before
         } else {
             self.last_order += 1;
-            Dirty { seq, carried: Ranges::default(), urgent, order: self.last_order, size }
+            Dirty { seq, carried: Ranges::default(), lane, urgent, order: self.last_order, size }
         };
         dirty.seq = seq;
         dirty.size = size;
+        dirty.lane = dirty.lane.min(lane);
         dirty.urgent |= urgent;
         self.bytes += size;
-        self.order.insert((!dirty.urgent, dirty.order), place.clone());
+        self.order.insert((dirty.lane, dirty.order), place.clone());
         self.keys.insert(place, dirty);
     }
 
-    /// The next to be spread, if it is of `state_type`; of any if that is `None`.
+    /// The lane of the next to be spread.
+    pub(super) fn next_lane(&self) -> Option<Lane> {
+        self.order.first_key_value().map(|((lane, _), _)| *lane)
+    }
+
+    /// The next to be spread, if it is of that type and lane; any if that is `None`.
     pub(super) fn pop(
         &mut self,
-        state_type: Option<&StateType>,
-    ) -> Option<(StateType, Arc<str>, Dirty, bool)> {
+        wanted: Option<(&StateType, Lane)>,
+    ) -> Option<(StateType, Arc<str>, Dirty, Lane)> {
         let (place, (next, _)) = self.order.first_key_value()?;
-        if state_type.is_some_and(|wanted| wanted != next) {
+        if wanted.is_some_and(|wanted| wanted != (next, place.0)) {
             return None;
         }
         let place = *place;
         let key = self.order.remove(&place)?;
         let dirty = self.keys.remove(&key)?;
         self.bytes -= dirty.size;
-        Some((key.0, key.1, dirty, !place.0))
+        Some((key.0, key.1, dirty, place.0))
     }
 
     pub(super) fn clear(&mut self) {

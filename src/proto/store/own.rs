@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Effect, RECORD_OVERHEAD, Record, Store, Table, slots::Fate, table::Held};
+use super::{Effect, RECORD_OVERHEAD, Record, Store, Table, outbox::Lane, slots::Fate, table::Held};
 use crate::{
     StateType, SyncableState,
     proto::{Now, ranges::Ranges, time::wall_ms},
@@ -149,18 +149,27 @@ impl Store {
         self.outbox.bytes()
     }
 
-    /// Own records that wait, of one type, as many as fit; at least one. And whether the first was urgent.
+    /// The lane of the next own record that waits.
+    pub(crate) fn next_lane(&self) -> Option<Lane> {
+        self.outbox.next_lane()
+    }
+
+    /// Own records that wait, of one type and lane, as many as fit; at least one. And whether one of them is
+    /// urgent.
     pub(crate) fn take_unspread(&mut self, bytes_max: usize, now: Now) -> Option<(RecordBatch, bool)> {
         let (mut batch, mut urgent, mut bytes): (Option<RecordBatch>, bool, usize) = (None, false, 0);
+        let mut of: Option<(StateType, Lane)> = None;
         loop {
-            let of = batch.as_ref().map(|batch| StateType::from(&batch.state_type));
-            let Some((state_type, key, dirty, first)) = self.outbox.pop(of.as_ref()) else { break };
+            let wanted = of.as_ref().map(|(state_type, lane)| (state_type, *lane));
+            let Some((state_type, key, dirty, lane)) = self.outbox.pop(wanted) else { break };
             let held = self.tables.get(&state_type).and_then(|table| table.held(&key, &self.config.me));
             let own = held.filter(|held| {
                 (held.source(), held.epoch(), held.seq()) == (&self.config.me, self.config.epoch, dirty.seq)
             });
             // Another's record has won meanwhile: the dot stays a gap until its successor comes from there.
             let Some(held) = own else { continue };
+            of.get_or_insert_with(|| (state_type.clone(), lane));
+            urgent |= dirty.urgent;
             let batch = batch.get_or_insert_with(|| RecordBatch {
                 state_type: (&state_type).into(),
                 source: self.config.me.clone(),
@@ -168,7 +177,6 @@ impl Store {
                 records: Vec::new(),
                 carried: Vec::new(),
             });
-            urgent |= first;
             bytes += key.len() + held.value().len() + RECORD_OVERHEAD;
             batch.records.push(to_wire(held, now));
             if !dirty.carried.is_empty() {

@@ -1,8 +1,10 @@
 //! Shared state: how far it comes, how fast, and what survives.
 
+use std::time::Duration;
+
 use super::{ms, secs, settled};
 use crate::{
-    StateType,
+    EventKind, NodeId, StateType,
     sim::{Fault, World, seeds},
 };
 
@@ -105,6 +107,49 @@ fn who_joins_late_gets_everything_and_says_so() {
         assert_eq!(world.all_applied(), Ok(()));
     });
 }
+
+/// How long until all read what a node writes now.
+fn spread_of(world: &mut World, node: &NodeId, of: &StateType, key: &str) -> Duration {
+    world.broadcast(node, of, key, "open");
+    world.run_until(secs(10), |world| {
+        world.live().iter().all(|id| {
+            let states = world.process(id).core.states(of);
+            states.iter().any(|record| record.key == key)
+        })
+    })
+}
+
+#[test]
+fn an_opened_circuit_overtakes_a_flood_of_flows() {
+    seeds(0..2, |world| {
+        let nodes = settled(world, 10);
+        let circuits = StateType::CIRCUIT_BREAKER;
+        let idle = spread_of(world, &nodes[0], &circuits, "idle");
+        world.run(secs(1));
+        let mut worst = Duration::ZERO;
+        for round in 0..2 {
+            for flow in 0..12_000 {
+                world.broadcast(&nodes[0], &StateType::CONNTRACK, &format!("{round}-{flow:012}"), FLOW);
+            }
+            let waiting = world.process(&nodes[0]).core.unspread_bytes();
+            assert!(waiting > 500_000, "the flood is over before the circuits: {waiting} bytes");
+            // From the node that floods, and from one that only passes the flood on.
+            for writer in [0, 9] {
+                let key = format!("{round}-{writer}");
+                worst = worst.max(spread_of(world, &nodes[writer], &circuits, &key));
+            }
+        }
+        assert!(worst <= idle * 2, "{worst:?} in the flood, {idle:?} without");
+        world.run(secs(10));
+        for id in &nodes {
+            assert_eq!(world.process(id).core.states(&StateType::CONNTRACK).len(), 24_000, "{id}");
+        }
+        assert!(nodes.iter().all(|id| !world.anybody_told(EventKind::NodeSuspect, id)));
+    });
+}
+
+/// A flow's value, as long as one is.
+const FLOW: &str = "0123456789abcdef01234567";
 
 #[test]
 fn a_confirmation_names_who_has_it_and_who_has_not() {
