@@ -302,8 +302,34 @@ impl Cluster {
     /// # Errors
     /// [`Error::ForeignSource`] if a record names another node as its source; [`Error::VersionTooHigh`]
     /// beyond what the wall clock allows; those of [`broadcast`](Self::broadcast). Then none of the batch was
-    /// taken.
+    /// taken. [`Error::Overloaded`] if more than 16 MiB wait to be spread (12 MiB for `conntrack`).
     pub fn broadcast_many(&self, states: Vec<SyncableState>) -> Result<usize, Error> {
+        self.check_many(&states)?;
+        self.driver().command(|protocol, now| protocol.broadcast_many(states, now)).unwrap_or(Ok(0))
+    }
+
+    /// As [`broadcast_many`](Self::broadcast_many), for a publisher that is to write as fast as the cluster
+    /// takes it: waits for room instead of returning [`Error::Overloaded`], and until all of it has been
+    /// handed to the network. How many were accepted. Which nodes have it says
+    /// [`broadcast_confirmed`](Self::broadcast_confirmed).
+    ///
+    /// Taken in slices of 512, between which others may write. Dropping the future leaves what was taken on
+    /// its way, and takes no more.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] after `limit`, with how many were taken; [`Error::NotRunning`], also if the node
+    /// stops meanwhile; those of [`broadcast_many`](Self::broadcast_many) but `Overloaded`, before the first
+    /// is taken.
+    pub async fn broadcast_many_flushed(
+        &self,
+        states: Vec<SyncableState>,
+        limit: Duration,
+    ) -> Result<usize, Error> {
+        self.check_many(&states)?;
+        self.driver().broadcast_many_flushed(states, limit).await
+    }
+
+    fn check_many(&self, states: &[SyncableState]) -> Result<(), Error> {
         let node_id = self.node_id();
         for (index, record) in states.iter().enumerate() {
             self.check_key(&record.state_type, &record.key)?;
@@ -312,7 +338,7 @@ impl Cluster {
                 return Err(Error::ForeignSource { index, key, source_node, node_id });
             }
         }
-        self.driver().command(|protocol, now| protocol.broadcast_many(states, now)).unwrap_or(Ok(0))
+        Ok(())
     }
 
     /// Removes a record and spreads the removal; of a per-node type, this node's own. What was removed;

@@ -29,6 +29,8 @@ pub enum EventKind {
     Synced,
     /// A record of shared state was put or removed.
     StateChanged,
+    /// A record made its type's provider panic, and is kept from it until it is written anew.
+    RecordQuarantined,
     /// So many members died at once that this node takes itself to be cut off, and keeps their state.
     IsolationSuspected,
     /// This node's certificate ends soon, or has ended.
@@ -57,6 +59,7 @@ impl EventKind {
             Self::NodeConflict => "node-conflict",
             Self::Synced => "synced",
             Self::StateChanged => "state-changed",
+            Self::RecordQuarantined => "record-quarantined",
             Self::IsolationSuspected => "isolation-suspected",
             Self::IdentityExpiring => "identity-expiring",
             Self::IdentityReloadFailed => "identity-reload-failed",
@@ -87,7 +90,7 @@ pub enum EventData {
         /// Why, in words: `"no answer to ping and 3 indirect pings, confirmed by 2"`.
         cause: String,
     },
-    /// A record of [`EventKind::StateChanged`].
+    /// A record of [`EventKind::StateChanged`] or [`EventKind::RecordQuarantined`].
     State {
         /// The record; of a removal, the one that was removed.
         record: Box<SyncableState>,
@@ -177,6 +180,7 @@ mod tests {
             EventKind::NodeJoin,
             EventKind::IdentityReloadFailed,
             EventKind::ClusterStopped,
+            EventKind::RecordQuarantined,
             EventKind::Lagged,
         ] {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("{:?}", kind.as_str()));

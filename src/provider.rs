@@ -43,6 +43,10 @@ pub trait StateProvider: Send + Sync + 'static {
     /// removal is a record whose `deleted` is true.
     ///
     /// A provider slower than the cluster is handed only the newest version of a key that changed meanwhile.
+    ///
+    /// After a panic the batch's records are handed over once more, one by one. One that makes it panic by
+    /// itself is set aside, by key and source, until another version of it comes: counted in
+    /// [`ProviderStats::quarantined`](crate::ProviderStats), and named in an event.
     fn apply_remote_state(&self, states: Vec<SyncableState>) -> Applied;
 
     /// A node is confirmed dead. Does nothing unless overridden.

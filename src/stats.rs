@@ -73,6 +73,9 @@ pub struct ProviderStats {
     pub rejected: u64,
     /// Calls that panicked.
     pub panics: u64,
+    /// Records that made it panic, and were set aside until they are written anew.
+    #[serde(default)]
+    pub quarantined: u64,
     /// Records that wait for it now.
     pub pending: usize,
 }

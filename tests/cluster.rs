@@ -20,7 +20,7 @@ use common::{Log, authority, fleet, id, node, started, still_serves, text, until
 use futures_util::{StreamExt as _, future::FutureExt as _};
 use phalanx::{
     Applied, Cluster, ClusterEvent, Config, Error, EventData, EventKind, NodeStatus, StateChange,
-    StateProvider, StateType, Status, SyncableState,
+    StateProvider, StateType, Status, SyncableState, Value,
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -414,6 +414,54 @@ async fn a_provider_that_panics_or_blocks_harms_no_other() {
     until("the blocked one goes on", || blocking.applied.lock().unwrap().len() == 1).await;
 }
 
+/// Panics at one value, whatever comes with it.
+#[derive(Default)]
+struct Allergic(Mutex<BTreeMap<String, u32>>);
+
+impl StateProvider for Allergic {
+    fn provider_type(&self) -> StateType {
+        "routes".into()
+    }
+
+    fn sync_state(&self) -> Vec<SyncableState> {
+        Vec::new()
+    }
+
+    fn apply_remote_state(&self, states: Vec<SyncableState>) -> Applied {
+        for state in &states {
+            let value: u32 = state.value.decode().unwrap();
+            assert_ne!(value, 13, "on purpose");
+            self.0.lock().unwrap().insert(state.key.clone(), value);
+        }
+        Applied { applied: states.len(), ..Applied::default() }
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_makes_a_provider_panic_is_set_aside_until_it_is_written_anew() {
+    let authority = authority();
+    let fleet = fleet(&authority, 2).await;
+    let log = Log::of(&fleet[0]);
+    let record = |number: u32| {
+        let value = Value::encode(&number).unwrap();
+        SyncableState::new("routes", format!("k{number}"), value, fleet[1].next_version(), id("n1"))
+    };
+    fleet[1].broadcast_many((0..30).map(record).collect()).unwrap();
+    until("all are there", || fleet[0].states(&"routes".into()).len() == 30).await;
+    let provider = Arc::new(Allergic::default());
+    fleet[0].register_provider(Arc::clone(&provider) as _).unwrap();
+    let held = |key: &str| provider.0.lock().unwrap().get(key).copied();
+    until("the others are applied", || provider.0.lock().unwrap().len() == 29).await;
+    until("one is named", || log.told(EventKind::RecordQuarantined, "n1") == 1).await;
+    let stats = || fleet[0].stats().providers["routes"].clone();
+    assert_eq!((held("k13"), stats().quarantined, stats().panics), (None, 1, 2));
+    fleet[1].broadcast("routes", "k1", &100).unwrap();
+    until("it goes on", || held("k1") == Some(100)).await;
+    fleet[1].broadcast("routes", "k13", &14).unwrap();
+    until("written anew, it is tried again", || held("k13") == Some(14)).await;
+    assert_eq!((stats().quarantined, stats().panics), (1, 2));
+}
+
 #[tokio::test]
 async fn a_subscriber_that_panics_or_blocks_harms_no_other() {
     let authority = authority();
@@ -523,4 +571,32 @@ async fn a_file_makes_a_node() {
     std::fs::write(&path, toml.replace("bind-port", "bind-prot")).unwrap();
     let error = Config::load(&path).unwrap_err().to_string();
     assert!(error.contains("bind-prot") && error.contains("bind-port"), "{error}");
+}
+
+#[tokio::test]
+async fn a_publisher_that_waits_for_room_writes_more_than_fits_at_once() {
+    let authority = authority();
+    let fleet = fleet(&authority, 2).await;
+    let of = StateType::shared("blobs");
+    let records = |count: usize| -> Vec<SyncableState> {
+        let value = Value::encode(&"x".repeat(8_000)).unwrap();
+        let record = |number: usize| {
+            let version = fleet[0].next_version();
+            SyncableState::new(of.clone(), number.to_string(), value.clone(), version, id("n0"))
+        };
+        (0..count).map(record).collect()
+    };
+    // 32 MB, where 16 MiB may wait: all at once is refused by and by.
+    let all = records(4_000);
+    let error = fleet[0].broadcast_many_flushed(all.clone(), Duration::ZERO).await.unwrap_err().to_string();
+    assert!(error.contains("4000 records") && error.contains("were taken"), "{error}");
+    let taken = fleet[0].broadcast_many_flushed(records(4_000), Duration::from_secs(60)).await.unwrap();
+    assert_eq!(taken, 4_000);
+    until("all of it has arrived", || fleet[1].states(&of).len() == 4_000).await;
+    let foreign = SyncableState::new(of.clone(), "x", Value::encode(&1).unwrap(), 1, id("n1"));
+    let refused = fleet[0].broadcast_many_flushed(vec![foreign], Duration::from_secs(1)).await;
+    assert!(matches!(refused, Err(Error::ForeignSource { .. })));
+    fleet[0].stop().await.unwrap();
+    let stopped = fleet[0].broadcast_many_flushed(all, Duration::from_secs(1)).await;
+    assert!(matches!(stopped, Err(Error::NotRunning)));
 }

@@ -53,6 +53,8 @@ pub(crate) struct Life {
     tasks: Mutex<Vec<AbortHandle>>,
     leave_spread: watch::Sender<bool>,
     synced: watch::Sender<Option<usize>>,
+    /// The number of the own write that has waited longest to be spread; followed while somebody looks.
+    waiting: watch::Sender<u64>,
     credentials: Arc<Credentials>,
     ends: Mutex<BTreeMap<NodeId, End>>,
     bound: SocketAddr,
@@ -159,6 +161,7 @@ impl Life {
             tasks: Mutex::default(),
             leave_spread: watch::Sender::new(false),
             synced: watch::Sender::new(None),
+            waiting: watch::Sender::new(u64::MAX),
             credentials,
             ends: Mutex::default(),
             bound,
@@ -220,6 +223,10 @@ impl Life {
             // Not the last one: whoever called holds a handle or the life, and a drop here would lock again.
             drop(driver);
         }
+        if self.waiting.receiver_count() > 0 {
+            let (_, waiting) = core.protocol.written_and_waiting();
+            self.waiting.send_if_modified(|before| std::mem::replace(before, waiting) != waiting);
+        }
         let next = core.protocol.poll_timeout();
         if next.is_some_and(|next| core.armed.is_none_or(|armed| next < armed)) {
             core.armed = next;
@@ -274,6 +281,10 @@ impl Life {
         core.protocol.confirm(state_type, key, limit, ticket, now);
         self.settle(core);
         Some(receive)
+    }
+
+    pub(super) fn waiting(&self) -> watch::Receiver<u64> {
+        self.waiting.subscribe()
     }
 
     pub(super) fn synced(&self) -> watch::Receiver<Option<usize>> {

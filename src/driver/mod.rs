@@ -22,7 +22,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc,
+    },
     time::{Duration, SystemTime},
 };
 
@@ -55,6 +59,8 @@ use crate::{
 const FIRST_ROUND: Duration = Duration::from_secs(2);
 /// How long a stop may take: the leave, the drain, and some for a machine under load.
 const STOP_MAX: Duration = Duration::from_secs(4);
+/// How many records are taken under one lock while others may write too.
+const FLUSH_LEN: usize = 512;
 /// How long a stop waits for providers to come back from their last call.
 const REST: Duration = Duration::from_millis(500);
 
@@ -515,6 +521,50 @@ impl Driver {
         written.ok_or(Error::NotRunning)??;
         let spread = life.confirm(state_type, key, limit).ok_or(Error::NotRunning)?;
         spread.await.map_err(|_| Error::NotRunning)
+    }
+
+    /// Has records taken as there is room for them, and waits until they have left the outbox.
+    pub(crate) async fn broadcast_many_flushed(
+        self: &Arc<Self>,
+        states: Vec<SyncableState>,
+        limit: Duration,
+    ) -> Result<usize, Error> {
+        let checked = self.command(|protocol, now| protocol.check_many(&states, now));
+        checked.ok_or(Error::NotRunning)??;
+        let (count, taken) = (states.len(), Arc::new(AtomicUsize::new(0)));
+        let (driver, counted) = (Arc::downgrade(self), Arc::clone(&taken));
+        let mut waiting = self.life().ok_or(Error::NotRunning)?.waiting();
+        let writing = async move {
+            let mut written = 0;
+            for slice in states.chunks(FLUSH_LEN) {
+                loop {
+                    waiting.borrow_and_update();
+                    let write = |protocol: &mut Protocol, now| {
+                        (protocol.broadcast_many(slice.to_vec(), now), protocol.written_and_waiting())
+                    };
+                    let result = driver.upgrade().and_then(|driver| driver.command(write));
+                    match result.ok_or(Error::NotRunning)? {
+                        (Ok(accepted), (last, _)) => {
+                            counted.fetch_add(accepted, SeqCst);
+                            written = last;
+                            break;
+                        }
+                        (Err(Error::Overloaded { .. }), _) => {
+                            waiting.changed().await.map_err(|_| Error::NotRunning)?;
+                        }
+                        (Err(error), _) => return Err(error),
+                    }
+                }
+            }
+            let oldest = waiting.wait_for(|oldest| *oldest > written).await;
+            oldest.map(|_| counted.load(SeqCst)).map_err(|_| Error::NotRunning)
+        };
+        self.within(limit, writing).await?.unwrap_or_else(|| {
+            let taken = taken.load(SeqCst);
+            let remedy =
+                format!("{taken} were taken and are on their way; write more slowly, or wait longer");
+            Err(Error::Timeout { what: format!("the flush of {count} records"), limit, remedy })
+        })
     }
 
     pub(crate) async fn wait_synced(&self, limit: Duration) -> Result<Synced, Error> {

@@ -11,7 +11,8 @@ use std::{
 };
 
 use crate::{
-    Error, NodeId, ProviderStats, StateKey, StateProvider, StateType, SyncableState,
+    ClusterEvent, Error, EventData, EventKind, NodeId, ProviderStats, StateKey, StateProvider, StateType,
+    SyncableState,
     driver::{Driver, clock, guarded, lock, read, write},
     wire::limits,
 };
@@ -19,6 +20,8 @@ use crate::{
 /// From so many waiting records on, a newer version of a key that waits takes the place of the older one.
 /// Below it a provider hears every version; beyond it the queue is no longer than the provider has keys.
 const PENDING_MAX: usize = 4_096;
+/// Records that a provider has set aside at most; beyond it the one set aside first may be handed over again.
+const QUARANTINE_MAX: usize = 1_024;
 /// How many of a provider's own records are handed to the core under one lock.
 const OFFER_LEN: usize = 1_000;
 
@@ -120,6 +123,34 @@ pub(super) struct Worker {
     changed: Condvar,
     has_thread: AtomicBool,
     counters: Counters,
+    quarantine: Mutex<Quarantine>,
+}
+
+/// Records that made the provider panic: by key and source, the version that did.
+#[derive(Default)]
+struct Quarantine {
+    versions: BTreeMap<(String, NodeId), u64>,
+    /// In the order in which they were set aside.
+    order: VecDeque<(String, NodeId)>,
+}
+
+impl Quarantine {
+    fn holds(&self, record: &SyncableState) -> bool {
+        let register = (record.key.clone(), record.source_node.clone());
+        self.versions.get(&register).is_some_and(|version| *version == record.version)
+    }
+
+    fn set_aside(&mut self, record: &SyncableState) {
+        let register = (record.key.clone(), record.source_node.clone());
+        if self.versions.insert(register.clone(), record.version).is_none() {
+            self.order.push_back(register);
+        }
+        if self.order.len() > QUARANTINE_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.versions.remove(&oldest);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -146,6 +177,7 @@ struct Counters {
     conflicts: AtomicU64,
     rejected: AtomicU64,
     panics: AtomicU64,
+    quarantined: AtomicU64,
 }
 
 /// What a thread takes out of the queue at once.
@@ -173,6 +205,7 @@ impl Worker {
             changed: Condvar::new(),
             has_thread: AtomicBool::new(false),
             counters: Counters::default(),
+            quarantine: Mutex::default(),
         }
     }
 
@@ -222,6 +255,7 @@ impl Worker {
             conflicts: counters.conflicts.load(SeqCst),
             rejected: counters.rejected.load(SeqCst),
             panics: counters.panics.load(SeqCst),
+            quarantined: counters.quarantined.load(SeqCst),
             pending: lock(&self.queue).records.len(),
         }
     }
@@ -269,12 +303,52 @@ impl Worker {
         result
     }
 
-    fn apply(&self, batch: Vec<SyncableState>) {
-        if let Some(applied) = self.call(|provider| provider.apply_remote_state(batch)) {
-            let count = |counter: &AtomicU64, by: usize| counter.fetch_add(by as u64, SeqCst);
-            count(&self.counters.applied, applied.applied);
-            count(&self.counters.conflicts, applied.conflicts);
-            count(&self.counters.rejected, applied.rejected);
+    /// Hands records over; if the provider panics, one by one, so that those which make it panic are found and
+    /// set aside, and the others are not lost.
+    fn apply(&self, mut batch: Vec<SyncableState>) {
+        {
+            let quarantine = lock(&self.quarantine);
+            batch.retain(|record| !quarantine.holds(record));
+        }
+        if batch.is_empty() || self.try_apply(batch.clone()) {
+            return;
+        }
+        if let [only] = &batch[..] {
+            return self.set_aside(only);
+        }
+        for record in batch {
+            if !self.try_apply(vec![record.clone()]) {
+                self.set_aside(&record);
+            }
+        }
+    }
+
+    /// Whether the provider took them without a panic.
+    fn try_apply(&self, batch: Vec<SyncableState>) -> bool {
+        let Some(applied) = self.call(|provider| provider.apply_remote_state(batch)) else { return false };
+        let count = |counter: &AtomicU64, by: usize| counter.fetch_add(by as u64, SeqCst);
+        count(&self.counters.applied, applied.applied);
+        count(&self.counters.conflicts, applied.conflicts);
+        count(&self.counters.rejected, applied.rejected);
+        true
+    }
+
+    /// Keeps a record from the provider until its register holds another version.
+    fn set_aside(&self, record: &SyncableState) {
+        self.counters.quarantined.fetch_add(1, SeqCst);
+        lock(&self.quarantine).set_aside(record);
+        let SyncableState { state_type, key, source_node, version, .. } = record;
+        tracing::warn!(
+            %state_type, key, %source_node, version,
+            "a record makes its provider panic; it is set aside until it is written anew"
+        );
+        if let Some(driver) = self.driver.upgrade() {
+            driver.publish(ClusterEvent::new(
+                EventKind::RecordQuarantined,
+                Some(source_node.clone()),
+                clock::wall_now(),
+                EventData::State { record: Box::new(record.clone()), removed: record.deleted },
+            ));
         }
     }
 

@@ -41,19 +41,7 @@ impl Protocol {
     /// Takes records as they are; all of them are checked before the first is taken.
     pub(crate) fn broadcast_many(&mut self, states: Vec<SyncableState>, now: Now) -> Result<usize, Error> {
         self.enter(now);
-        let bound = lamport::bound(now.wall_ms);
-        for (index, record) in states.iter().enumerate() {
-            if record.source_node != self.me {
-                let (key, source_node) = (record.key.clone(), record.source_node.clone());
-                return Err(Error::ForeignSource { index, key, source_node, node_id: self.me.clone() });
-            }
-            if record.version > bound {
-                return Err(Error::VersionTooHigh { version: record.version, bound });
-            }
-            if !record.deleted {
-                limits::check_value(record.value.as_bytes())?;
-            }
-        }
+        self.check_many(&states, now)?;
         let lanes = states.iter().map(|record| Lane::of(&record.state_type, false));
         self.refuse_overload(lanes.max().unwrap_or(Lane::Urgent))?;
         let mut effects = Vec::new();
@@ -68,6 +56,24 @@ impl Protocol {
         self.perform_effects(effects, now);
         self.flush_soon(now);
         Ok(accepted)
+    }
+
+    /// Whether records can be taken as they are, but for what waits already.
+    pub(crate) fn check_many(&self, states: &[SyncableState], now: Now) -> Result<(), Error> {
+        let bound = lamport::bound(now.wall_ms);
+        for (index, record) in states.iter().enumerate() {
+            if record.source_node != self.me {
+                let (key, source_node) = (record.key.clone(), record.source_node.clone());
+                return Err(Error::ForeignSource { index, key, source_node, node_id: self.me.clone() });
+            }
+            if record.version > bound {
+                return Err(Error::VersionTooHigh { version: record.version, bound });
+            }
+            if !record.deleted {
+                limits::check_value(record.value.as_bytes())?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn remove(&mut self, state_type: &StateType, key: &str, now: Now) -> Option<SyncableState> {
@@ -87,7 +93,13 @@ impl Protocol {
         self.store.next_version()
     }
 
+    /// The number of the latest own write, and of the one that has waited longest to be spread.
+    pub(crate) fn written_and_waiting(&self) -> (u64, u64) {
+        self.store.written_and_waiting()
+    }
+
     /// About how many bytes of own records wait to be spread.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn unspread_bytes(&self) -> usize {
         self.store.unspread_bytes()
     }

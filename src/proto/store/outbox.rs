@@ -91,6 +91,19 @@ impl Outbox {
         self.keys.insert(place, dirty);
     }
 
+    /// The number of what was dirtied last.
+    pub(super) fn last(&self) -> u64 {
+        self.last_order
+    }
+
+    /// The number of what has waited longest; `u64::MAX` if nothing waits.
+    pub(super) fn oldest(&self) -> u64 {
+        let lanes = [Lane::Urgent, Lane::State, Lane::Bulk];
+        let first =
+            |lane| self.order.range((lane, 0)..=(lane, u64::MAX)).next().map(|((_, number), _)| *number);
+        lanes.into_iter().filter_map(first).min().unwrap_or(u64::MAX)
+    }
+
     /// The lane of the next to be spread.
     pub(super) fn next_lane(&self) -> Option<Lane> {
         self.order.first_key_value().map(|((lane, _), _)| *lane)

@@ -149,6 +149,11 @@ impl Store {
         self.outbox.bytes()
     }
 
+    /// The number of the latest own write, and of the one that has waited longest to be spread.
+    pub(crate) fn written_and_waiting(&self) -> (u64, u64) {
+        (self.outbox.last(), self.outbox.oldest())
+    }
+
     /// The lane of the next own record that waits.
     pub(crate) fn next_lane(&self) -> Option<Lane> {
         self.outbox.next_lane()
