@@ -411,6 +411,28 @@ impl Cluster {
         self.driver().watch(state_type, FEED_LEN_MAX)
     }
 
+    /// Shares one of the types `HEALTH`, `CIRCUIT_BREAKER`, `DRAIN` and `CONNTRACK` from now on, or ceases to,
+    /// as `sync-health` and its kin do from the start. Whether that is a change; an event tells of it.
+    ///
+    /// Switched off, this node's own opinions of the type are taken back everywhere, others' records of it are
+    /// dropped, and reads find none; what this node has ordered or carries stays with the others. Switched on,
+    /// all of it comes back from the peers, and a provider is handed it anew. Holds through stops and starts.
+    ///
+    /// # Errors
+    /// [`Error::NotSwitchable`] for any other type.
+    ///
+    /// # Examples
+    /// ```
+    /// use phalanx::StateType;
+    /// let cluster = phalanx::Cluster::new(phalanx::Config::default())?;
+    /// assert!(cluster.set_sync(&StateType::HEALTH, false)?);
+    /// assert!(!cluster.config().sync_health);
+    /// # Ok::<(), phalanx::Error>(())
+    /// ```
+    pub fn set_sync(&self, state_type: &StateType, on: bool) -> Result<bool, Error> {
+        self.driver().set_sync(state_type, on)
+    }
+
     /// Ticks the Lamport clock: a version greater than any this node has written or seen. 0 if the node does
     /// not run.
     #[must_use]

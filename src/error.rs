@@ -126,6 +126,15 @@ pub enum Error {
         /// The longest allowed.
         limit: usize,
     },
+    /// A type that has no switch. Nothing was changed.
+    #[error(
+        "{state_type} cannot be switched off or on; health, circuit-breaker, drain and conntrack can, and what \
+         nobody writes needs no switch"
+    )]
+    NotSwitchable {
+        /// The type.
+        state_type: String,
+    },
     /// A second table of one type. Nothing was changed.
     #[error("a table of {state_type} is attached to this cluster; clone that one, or drop it first")]
     TableAttached {

@@ -29,6 +29,8 @@ pub enum EventKind {
     Synced,
     /// A record of shared state was put or removed.
     StateChanged,
+    /// A built-in type was switched off or on at this node.
+    SyncSwitched,
     /// A record made its type's provider panic, and is kept from it until it is written anew.
     RecordQuarantined,
     /// So many members died at once that this node takes itself to be cut off, and keeps their state.
@@ -59,6 +61,7 @@ impl EventKind {
             Self::NodeConflict => "node-conflict",
             Self::Synced => "synced",
             Self::StateChanged => "state-changed",
+            Self::SyncSwitched => "sync-switched",
             Self::RecordQuarantined => "record-quarantined",
             Self::IsolationSuspected => "isolation-suspected",
             Self::IdentityExpiring => "identity-expiring",
@@ -101,6 +104,13 @@ pub enum EventData {
     Started {
         /// The address of its socket.
         address: SocketAddr,
+    },
+    /// Which type is shared from now on, or is not.
+    Switched {
+        /// The type's name.
+        state_type: String,
+        /// Whether this node shares it.
+        on: bool,
     },
     /// How many peers this node's state covers.
     Synced {
@@ -162,6 +172,9 @@ impl fmt::Display for ClusterEvent {
                 write!(f, " {}/{:?} version {}{what}", record.state_type, record.key, record.version)
             }
             EventData::Started { address } => write!(f, " at {address}"),
+            EventData::Switched { state_type, on } => {
+                write!(f, ": {state_type} is switched {}", if *on { "on" } else { "off" })
+            }
             EventData::Synced { peers } => write!(f, " with {peers} peers"),
             EventData::Isolation { alive, before } => write!(f, ": {alive} of {before} members left"),
             EventData::Reason(reason) => write!(f, ": {reason}"),

@@ -317,6 +317,43 @@ async fn a_type_that_is_switched_off_stays_with_its_node() {
 }
 
 #[tokio::test]
+async fn a_type_is_switched_off_and_on_while_the_node_runs() {
+    let authority = authority();
+    let fleet = fleet(&authority, 2).await;
+    let (health, drains) = (attached(&fleet, HealthTable::attach), attached(&fleet, Drains::attach));
+    health[0].report("b7", Health::unhealthy("down")).unwrap();
+    health[1].report("b8", Health::healthy()).unwrap();
+    let order = drains[0].start("b7", Drain::new("web", "alice", "")).unwrap();
+    until("shared", || {
+        health[1].status("b7").status == HealthStatus::Unhealthy
+            && health[0].status("b8").status == HealthStatus::Healthy
+            && !drains[1].is_active("b7")
+    })
+    .await;
+    assert!(fleet[0].set_sync(&StateType::HEALTH, false).unwrap());
+    assert!(!fleet[0].set_sync(&StateType::HEALTH, false).unwrap(), "it is off already");
+    assert!(fleet[0].set_sync(&StateType::DRAIN, false).unwrap());
+    assert!(!fleet[0].config().sync_health && fleet[0].config().sync_conntrack);
+    assert!(fleet[0].states(&StateType::HEALTH).is_empty());
+    assert!(matches!(fleet[0].broadcast(StateType::HEALTH, "b7", "x"), Err(Error::TypeDisabled { .. })));
+    until("its opinion is taken back", || health[1].status("b7").status == HealthStatus::Unknown).await;
+    until("others' are dropped", || health[0].status("b8").status == HealthStatus::Unknown).await;
+    assert_eq!(health[0].status("b7").status, HealthStatus::Unhealthy, "it has its own");
+    assert_eq!(drains[1].status("b7").orders, [order.clone()], "what it ordered stands");
+    health[1].report("b8", Health::unhealthy("down")).unwrap();
+    assert!(fleet[0].set_sync(&StateType::HEALTH, true).unwrap());
+    assert!(fleet[0].set_sync(&StateType::DRAIN, true).unwrap());
+    until("all of it is back", || {
+        health[1].status("b7").status == HealthStatus::Unhealthy
+            && health[0].status("b8").status == HealthStatus::Unhealthy
+            && drains[0].status("b7").orders == [order.clone()]
+    })
+    .await;
+    let refused = fleet[0].set_sync(&"routes".into(), false).unwrap_err().to_string();
+    assert!(refused.contains("routes") && refused.contains("circuit-breaker"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_value_of_another_kind_is_left_out_counted_and_passed_on_untouched() {
     let authority = authority();
     let fleet = fleet(&authority, 3).await;

@@ -64,6 +64,33 @@ const FLUSH_LEN: usize = 512;
 /// How long a stop waits for providers to come back from their last call.
 const REST: Duration = Duration::from_millis(500);
 
+/// What switches built-in types off and on.
+struct Switch {
+    key: &'static str,
+    /// The first names the switch, the rest follows it.
+    types: &'static [StateType],
+    get: fn(&mut Config) -> &mut bool,
+}
+
+const SWITCHES: [Switch; 4] = [
+    Switch { key: "sync-health", types: &[StateType::HEALTH], get: |config| &mut config.sync_health },
+    Switch {
+        key: "sync-circuit-breaker",
+        types: &[StateType::CIRCUIT_BREAKER],
+        get: |config| &mut config.sync_circuit_breaker,
+    },
+    Switch {
+        key: "sync-drain",
+        types: &[StateType::DRAIN, StateType::DRAIN_PROGRESS],
+        get: |config| &mut config.sync_drain,
+    },
+    Switch {
+        key: "sync-conntrack",
+        types: &[StateType::CONNTRACK],
+        get: |config| &mut config.sync_conntrack,
+    },
+];
+
 /// A lock that no panic can break: what a panicking thread leaves behind is whole, since everything is
 /// checked before the first change.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -100,6 +127,10 @@ pub(crate) struct Driver {
     config: Config,
     checked: Checked,
     subscribers: Arc<Subscribers<ClusterEvent>>,
+    /// The built-in types that this node does not share.
+    off: RwLock<BTreeSet<StateType>>,
+    /// Held by who switches one.
+    switching: Mutex<()>,
     /// The types to which a table is attached.
     tables: Mutex<BTreeSet<StateType>>,
     watchers: Arc<Watchers>,
@@ -152,7 +183,12 @@ impl Driver {
         }
         let settings =
             Settings { identity: checked.identity.clone(), tags: config.tags.clone(), last_epoch: 0 };
+        let mut asked = config.clone();
+        let off = SWITCHES.iter().filter(|switch| !*(switch.get)(&mut asked));
+        let off = RwLock::new(off.flat_map(|switch| switch.types).cloned().collect());
         Ok(Arc::new(Self {
+            off,
+            switching: Mutex::default(),
             config,
             checked,
             subscribers: Arc::default(),
@@ -408,21 +444,47 @@ impl Driver {
     }
 
     fn disabled(&self) -> BTreeSet<StateType> {
-        StateType::BUILT_IN.into_iter().filter(|state_type| self.switch_off(state_type).is_some()).collect()
+        read(&self.off).clone()
     }
 
-    /// The configuration key that switches a type off here, if one does.
+    /// The configuration key that switches a type off here, if it is off.
     pub(crate) fn switch_off(&self, state_type: &StateType) -> Option<&'static str> {
-        let config = &self.config;
-        let switches = [
-            (StateType::HEALTH, config.sync_health, "sync-health"),
-            (StateType::CIRCUIT_BREAKER, config.sync_circuit_breaker, "sync-circuit-breaker"),
-            (StateType::DRAIN, config.sync_drain, "sync-drain"),
-            (StateType::DRAIN_PROGRESS, config.sync_drain, "sync-drain"),
-            (StateType::CONNTRACK, config.sync_conntrack, "sync-conntrack"),
-        ];
-        let off = switches.into_iter().find(|(switched, on, _)| switched == state_type && !on);
-        off.map(|(_, _, key)| key)
+        let off = read(&self.off);
+        if off.is_empty() || !off.contains(state_type) {
+            return None;
+        }
+        SWITCHES.iter().find(|switch| switch.types.contains(state_type)).map(|switch| switch.key)
+    }
+
+    /// Shares a built-in type from now on, or ceases to; whether that is a change.
+    pub(crate) fn set_sync(&self, state_type: &StateType, on: bool) -> Result<bool, Error> {
+        let switch = SWITCHES.iter().find(|switch| switch.types.first() == Some(state_type));
+        let switch = switch.ok_or_else(|| Error::NotSwitchable { state_type: state_type.to_string() })?;
+        let _turn = lock(&self.switching);
+        if read(&self.off).contains(state_type) != on {
+            return Ok(false);
+        }
+        for of in switch.types {
+            if on {
+                write(&self.off).remove(of);
+            } else {
+                write(&self.off).insert(of.clone());
+            }
+            self.command(|protocol, now| protocol.set_sync(of, on, now));
+            // Page by page, so that a million records do not hold up the protocol.
+            let mut next = (!on).then_some(0);
+            while let Some(first) = next {
+                next = self.command(|protocol, now| protocol.drop_page(of, first, now)).flatten();
+            }
+        }
+        self.publish(ClusterEvent::new(
+            EventKind::SyncSwitched,
+            Some(self.node_id()),
+            clock::wall_now(),
+            EventData::Switched { state_type: state_type.to_string(), on },
+        ));
+        self.providers.offer_if(|of| on && switch.types.contains(of));
+        Ok(true)
     }
 
     // Reading.
@@ -460,6 +522,9 @@ impl Driver {
     pub(crate) fn config(&self) -> Config {
         let settings = lock(&self.settings);
         let mut config = self.config.clone();
+        for switch in &SWITCHES {
+            *(switch.get)(&mut config) = !switch.types.iter().any(|of| read(&self.off).contains(of));
+        }
         config.tags.clone_from(&settings.tags);
         config.identity = config.identity.and(settings.identity.clone());
         config
@@ -505,6 +570,9 @@ impl Driver {
 
     /// Records that a provider holds.
     fn offer(&self, records: Vec<SyncableState>) -> Option<Result<usize, Error>> {
+        if records.first().is_some_and(|record| self.switch_off(&record.state_type).is_some()) {
+            return Some(Ok(0)); // it holds them for itself
+        }
         self.command(|protocol, now| protocol.broadcast_many(records, now))
     }
 

@@ -87,6 +87,13 @@ impl Providers {
         }
     }
 
+    /// The same for the types that are meant.
+    pub(super) fn offer_if(&self, meant: impl Fn(&StateType) -> bool) {
+        for (_, worker) in read(&self.workers).iter().filter(|(state_type, _)| meant(state_type)) {
+            worker.tell(|queue| queue.ask = Some(Ask::Offer));
+        }
+    }
+
     /// Throws away what waits and waits until no call is under way, `limit` at most for all.
     pub(super) fn rest(&self, limit: Duration) {
         let workers: Vec<_> = read(&self.workers).values().cloned().collect();

@@ -284,7 +284,7 @@ struct Feeder<H: Heart> {
     types: Vec<StateType>,
     news: Listening<ClusterEvent>,
     streams: Vec<StateStream>,
-    /// The node's life whose store holds what the table wrote.
+    /// The node's life whose store holds what the table wrote, unless its types were switched off since.
     life: Option<u64>,
     live: Arc<Live>,
     /// Not everything that is there was told yet.
@@ -392,7 +392,8 @@ impl<H: Heart> Feeder<H> {
     /// Reads everything from the beginning: the node has started or stopped, or some changes were missed.
     fn begin_anew(&mut self, driver: &Arc<Driver>, shared: &Shared<H>) {
         self.streams = self.types.iter().map(|state_type| driver.watch(state_type, ROOM)).collect();
-        let life = driver.turn_of_life();
+        let shared_now = self.types.iter().all(|state_type| driver.switch_off(state_type).is_none());
+        let life = driver.turn_of_life().filter(|_| shared_now);
         let is_new = life.is_some() && life != self.life;
         self.life = life;
         shared.with(|heart, now, changes| {
@@ -406,14 +407,18 @@ impl<H: Heart> Feeder<H> {
             }
         });
         self.is_reading = life.is_some();
-        if life.is_none() {
+        if life.is_some() {
+            self.look_who_lives(driver, shared);
+        } else {
             self.set_live(Live::alone(driver.node_id()), shared);
         }
-        self.look_who_lives(driver, shared);
     }
 
     /// A node that has stopped knows nobody; the event which says so comes, and with it a new beginning.
     fn look_who_lives(&mut self, driver: &Driver, shared: &Shared<H>) {
+        if self.life.is_none() {
+            return;
+        }
         if let Some(nodes) = driver.read(Core::speakers) {
             self.set_live(Live { me: driver.node_id(), nodes }, shared);
         }
@@ -438,8 +443,8 @@ enum Turn {
 
 /// Whether what was read before does not hold any more.
 fn is_turning_point(event: &ClusterEvent) -> bool {
-    use crate::EventKind::{ClusterStarted, ClusterStopped, Lagged};
-    matches!(event.kind, ClusterStarted | ClusterStopped | Lagged)
+    use crate::EventKind::{ClusterStarted, ClusterStopped, Lagged, SyncSwitched};
+    matches!(event.kind, ClusterStarted | ClusterStopped | Lagged | SyncSwitched)
 }
 
 /// Wakes a table's thread.

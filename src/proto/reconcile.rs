@@ -152,6 +152,15 @@ impl Protocol {
         self.exchanges.remove(&stream)
     }
 
+    /// Ends every exchange without its claims; what differs is exchanged anew.
+    pub(super) fn drop_exchanges(&mut self) {
+        let streams: Vec<_> = self.exchanges.keys().copied().collect();
+        for stream in streams {
+            self.drop_exchange(stream);
+            self.outputs.push_back(Output::Reset { stream });
+        }
+    }
+
     pub(super) fn give_up_stalled(&mut self, stream: StreamId) {
         self.counters.exchanges_stalled += 1;
         self.drop_exchange(stream);
@@ -265,10 +274,13 @@ impl Protocol {
     fn on_open(&mut self, stream: StreamId, open: Open, now: Now) -> Result<(), Malformed> {
         self.store.witness_clock(open.clock, now);
         let Some(exchange) = self.exchanges.get_mut(&stream) else { return Ok(()) };
-        if exchange.opened.is_some() || open.types.len() > limits::TYPES_MAX {
+        let types = open.types.len().max(open.disabled.len());
+        if exchange.opened.is_some() || types > limits::TYPES_MAX {
             return Err(Malformed("a second opening of one exchange, or one with too many types"));
         }
-        let inbound = exchange.inbound;
+        let (inbound, peer) = (exchange.inbound, exchange.peer.clone());
+        let disabled = open.disabled.iter().map(Into::into).collect();
+        self.members.note(&peer, |member| member.disabled = disabled);
         exchange.opened = Some(open);
         if inbound {
             self.say_open(stream, now);

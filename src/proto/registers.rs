@@ -159,6 +159,48 @@ impl Protocol {
     }
 }
 
+/// Types that are switched off and on.
+impl Protocol {
+    /// Begins to keep and tell a type, or ceases to. What `drop_page` does is still to be done then.
+    pub(crate) fn set_sync(&mut self, state_type: &StateType, on: bool, now: Now) {
+        self.enter(now);
+        // What is half way would claim dots as known whose records were not taken.
+        self.drop_exchanges();
+        if on {
+            self.config.disabled.remove(state_type);
+            self.store.set_kept(state_type, true);
+            for (new, epoch) in self.store.of_source(state_type, &self.me.clone()) {
+                if self.counts(state_type, &self.me, epoch) {
+                    self.tell_change(StateChange::Put { new, old: None }, now);
+                }
+            }
+            self.push_pull(now); // which tells the peer, and brings what was missed
+            return;
+        }
+        if state_type.stops_counting_at_death() {
+            // An opinion that nobody maintains any more would go on counting elsewhere.
+            for (own, _) in self.store.of_source(state_type, &self.me.clone()) {
+                self.remove(state_type, &own.key, now);
+            }
+        }
+        self.config.disabled.insert(state_type.clone());
+        self.store.set_kept(state_type, false);
+    }
+
+    /// Lets go of the next page of a type that was switched off, and tells that its records are gone; where
+    /// the next page begins.
+    pub(crate) fn drop_page(&mut self, state_type: &StateType, first: u32, now: Now) -> Option<u32> {
+        self.enter(now);
+        let (page, _) = self.store.page(state_type, first);
+        for (old, epoch) in page {
+            if self.counts_in(state_type, &old.source_node, epoch) {
+                self.tell_change(StateChange::Removed { old }, now);
+            }
+        }
+        self.store.drop_page(state_type, first)
+    }
+}
+
 /// Reads.
 impl Protocol {
     pub(crate) fn get(&self, state_type: &StateType, key: &str) -> Option<SyncableState> {
@@ -198,9 +240,14 @@ impl Protocol {
         self.states(state_type).into_iter().filter(|record| record.source_node != self.me).collect()
     }
 
-    /// Whether a register counts: an opinion does so while its owner lives, in the life in which it was
-    /// given.
+    /// Whether a register counts: one of a type that is kept.
     fn counts(&self, state_type: &StateType, source: &NodeId, epoch: u64) -> bool {
+        let kept = self.config.disabled.is_empty() || !self.config.disabled.contains(state_type);
+        kept && self.counts_in(state_type, source, epoch)
+    }
+
+    /// Whether it would: an opinion does so while its owner lives, in the life in which it was given.
+    fn counts_in(&self, state_type: &StateType, source: &NodeId, epoch: u64) -> bool {
         if !state_type.stops_counting_at_death() {
             return true;
         }
@@ -227,7 +274,7 @@ impl Protocol {
         let Some(record) = change.record() else { return true };
         let of = &record.state_type;
         if !of.stops_counting_at_death() {
-            return true;
+            return !self.config.disabled.contains(of);
         }
         let epoch = self.store.register_epoch(of, &record.key, &record.source_node).unwrap_or(0);
         self.counts(of, &record.source_node, epoch)

@@ -413,6 +413,26 @@ impl Store {
     }
 }
 
+/// Types that are switched off and on.
+impl Store {
+    /// Whether records of a type are taken and told from now on. What this life has written stays, and so do
+    /// its dots: they are numbered on when the type is switched on again.
+    pub(crate) fn set_kept(&mut self, state_type: &StateType, kept: bool) {
+        if kept {
+            self.config.disabled.remove(state_type);
+        } else {
+            self.config.disabled.insert(state_type.clone());
+        }
+    }
+
+    /// Lets go of what others, and earlier lives, wrote in the next places of a type's table; where the next
+    /// page begins. After the last one nothing is known of it any more.
+    pub(crate) fn drop_page(&mut self, state_type: &StateType, first: u32) -> Option<u32> {
+        let (me, epoch) = (self.config.me.clone(), self.config.epoch);
+        self.tables.get_mut(state_type)?.drop_page(first, PAGE, |source, of| *source == me && of == epoch)
+    }
+}
+
 /// Time.
 impl Store {
     pub(crate) fn next_expiry(&self) -> Option<Time> {

@@ -67,6 +67,8 @@ pub(crate) struct Checks {
     /// What was written, by type, key and writer, under which version, with the latest such write; `None` for
     /// a removal, whatever its version.
     written: HashMap<WriteKey, HashMap<Option<Said>, Write>>,
+    /// Types that a process has switched off and on: it hears of them anew.
+    relearning: HashSet<(Pid, StateType)>,
     writes: u64,
     /// What each process wrote itself, by version and time.
     own: HashSet<(Pid, WriteKey, u64, SystemTime)>,
@@ -137,6 +139,11 @@ impl Checks {
         self.written.entry(place).or_default().insert(None, write);
     }
 
+    /// A process drops a type and learns it anew.
+    pub(crate) fn relearns(&mut self, observer: Pid, state_type: &StateType) {
+        self.relearning.insert((observer, state_type.clone()));
+    }
+
     /// In this world a goodbye may not be heard by anybody.
     pub(crate) fn may_lose_goodbyes(&mut self) {
         self.goodbyes_lost = true;
@@ -162,7 +169,8 @@ impl Checks {
         let again = both.is_some_and(|(before, write)| {
             per_node && self.last_epoch(before) > write.epoch && self.last_epoch(write) >= before.epoch
         });
-        if !self.applied.insert(applied_key(observer, record)) && !again {
+        let relearns = self.relearning.contains(&(observer, state_type.clone()));
+        if !self.applied.insert(applied_key(observer, record)) && !again && !relearns {
             return Err(format!("{what} was applied twice"));
         }
         let last_epoch = write.map(|write| self.last_epoch(write));
@@ -172,6 +180,7 @@ impl Checks {
             // still hear of a later epoch, until it has heard of that too and writes beyond it.
             Some(Applied { version, write: Some(late), deleted: false, .. })
                 if per_node
+                    && !relearns
                     && !record.deleted
                     && write.is_some_and(|write| write.number < late.number)
                     && last_epoch <= Some(late.epoch) =>

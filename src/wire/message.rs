@@ -259,6 +259,8 @@ pub(crate) struct Open {
     pub(crate) clock: u64,
     pub(crate) members: u64,
     pub(crate) types: Vec<(TypeName, u64)>,
+    /// Types this node does not keep, which may have changed since the hello.
+    pub(crate) disabled: Vec<TypeName>,
 }
 
 /// A member as the teller sees it.

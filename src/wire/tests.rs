@@ -308,11 +308,15 @@ fn every_large_message_comes_out_as_it_went_in_and_a_damaged_one_is_refused_or_s
     check(dots().prop_map(|dots| DotList { dots }));
     check(wants());
     check(dots().prop_map(|vectors| Covers { vectors }));
-    check((number(), number(), many((type_name(), number()))).prop_map(|(clock, members, types)| Open {
-        clock,
-        members,
-        types,
-    }));
+    let types = many((type_name(), number()));
+    check(
+        (number(), number(), types, many(type_name())).prop_map(|(clock, members, types, disabled)| Open {
+            clock,
+            members,
+            types,
+            disabled,
+        }),
+    );
     check((signed(), number(), many(type_name())).prop_map(|(claim, clock, disabled)| CoreHello {
         claim,
         clock,

@@ -48,6 +48,7 @@ impl Protocol {
                 .iter()
                 .map(|state_type| (state_type.into(), self.store.digest(state_type)))
                 .collect(),
+            disabled: self.config.disabled.iter().map(Into::into).collect(),
         };
         let mut packet = Packet::new();
         packet.push(kind::OPEN, &open);

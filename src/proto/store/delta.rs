@@ -13,8 +13,9 @@ use crate::{
 
 /// What is known, and what to send.
 impl Store {
+    /// The types of which something is kept and told.
     pub(crate) fn types(&self) -> Vec<StateType> {
-        self.tables.keys().cloned().collect()
+        self.tables.keys().filter(|of| !self.config.disabled.contains(*of)).cloned().collect()
     }
 
     pub(crate) fn vector(&self, state_type: &StateType) -> Vector {
@@ -43,7 +44,8 @@ impl Store {
         let types = self
             .tables
             .iter()
-            .filter(|(state_type, table)| table.digest() != 0 && !except.contains(*state_type));
+            .filter(|(of, table)| table.digest() != 0 && !except.contains(*of))
+            .filter(|(of, _)| !self.config.disabled.contains(*of));
         types.fold(0, |all: u64, (state_type, table)| {
             let mut hasher = SipHasher13::new_with_keys(self.config.hash_key.0, self.config.hash_key.1);
             hasher.write(state_type.as_str().as_bytes());

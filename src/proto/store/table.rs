@@ -268,6 +268,32 @@ impl Table {
         Some(record)
     }
 
+    /// Takes out the records in the next places that are not of a life to be kept; where the next page begins.
+    /// After the last, nothing is known of those lives.
+    pub(super) fn drop_page(
+        &mut self,
+        first: u32,
+        places: u32,
+        keeps: impl Fn(&NodeId, u64) -> bool,
+    ) -> Option<u32> {
+        let end = first.saturating_add(places);
+        let page: Vec<_> = self.from(first).take_while(|(number, _)| *number < end).collect();
+        let gone = page.iter().filter(|(_, held)| !keeps(held.source(), held.epoch()));
+        let gone: Vec<_> = gone.map(|(number, _)| *number).collect();
+        for number in gone {
+            self.take_out(number);
+        }
+        let next = self.from(end).next().map(|(number, _)| number);
+        if next.is_none() {
+            let lives: Vec<_> =
+                self.numbers.keys().filter(|(source, epoch)| !keeps(source, *epoch)).cloned().collect();
+            for (source, epoch) in lives {
+                self.learn(&source, epoch, |known| *known = Ranges::default());
+            }
+        }
+        next
+    }
+
     /// The next moment at which something ends.
     pub(super) fn next_expiry(&self) -> Option<Time> {
         self.expiries.first().map(|(at, _)| *at)

@@ -158,7 +158,7 @@ fn wants_without_end_are_cut_off() {
     let (mut a, _) = talk_quickly();
     let stream = StreamId(2);
     a.handle_stream(&id("b"), stream, StreamInput::Opened, at(10));
-    let open = Open { clock: 0, members: 0, types: Vec::new() };
+    let open = Open { clock: 0, members: 0, types: Vec::new(), disabled: Vec::new() };
     a.handle_stream(&id("b"), stream, StreamInput::Frame(message(kind::OPEN, &open)), at(10));
     let state_type = TypeName { name: "routes".into(), per_node: false };
     let dots = Dots { state_type, source: id("b"), epoch: 1, ranges: vec![(1, 1)] };

@@ -100,7 +100,7 @@ fn what_an_exchange_could_not_accept_stays_unknown_whatever_is_claimed() {
     };
     let dots = Dots { state_type, source: id("c"), epoch: 5, ranges: vec![(1, 9)] };
     let frames = [
-        message(kind::OPEN, &Open { clock: 0, members: 0, types: Vec::new() }),
+        message(kind::OPEN, &Open { clock: 0, members: 0, types: Vec::new(), disabled: Vec::new() }),
         message(kind::WANTS, &Wants { last: true, ..Wants::default() }),
         message(kind::RECORDS, &batch),
         message(kind::COVERS, &Covers { vectors: vec![dots] }),

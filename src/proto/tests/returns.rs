@@ -18,7 +18,7 @@ fn told_on_a_stream(a: &mut Protocol, epochs: u64, standing: Standing, ms: u64) 
     let stream = StreamId(ms * 2);
     let epoch = config("b").epoch + epochs;
     let row = MemberRow { node_id: id("b"), epoch, incarnation: 0, standing, since_ms: 700 };
-    let open = Open { clock: 0, members: 1, types: Vec::new() };
+    let open = Open { clock: 0, members: 1, types: Vec::new(), disabled: Vec::new() };
     let wants = Wants { members: Some(vec![row]), last: true, ..Wants::default() };
     a.handle_stream(&id("c"), stream, StreamInput::Opened, at(ms));
     for frame in [

@@ -152,6 +152,64 @@ fn an_opened_circuit_overtakes_a_flood_of_flows() {
 const FLOW: &str = "0123456789abcdef01234567";
 
 #[test]
+fn a_type_that_is_switched_off_and_on_comes_back_whole() {
+    const TYPES: [StateType; 3] = [StateType::HEALTH, StateType::DRAIN, StateType::CONNTRACK];
+    seeds(0..12, |world| {
+        let nodes = settled(world, 4);
+        world.link.loss = 0.02;
+        let pid = world.pid_of(&nodes[1]);
+        let mut off = std::collections::BTreeSet::new();
+        for _ in 0..150 {
+            let span = ms(world.rng.u64(1..200));
+            world.run(span);
+            let of = &TYPES[world.rng.usize(..TYPES.len())];
+            let (writer, key) = (world.rng.usize(..4), format!("k{}", world.rng.u8(..5)));
+            match world.rng.u32(..8) {
+                0 => {
+                    let on = off.contains(of);
+                    world.checks.relearns(pid, of);
+                    let epoch = world.process(&nodes[1]).core.local_node().epoch;
+                    for key in (0..5).map(|key| format!("k{key}")) {
+                        world.checks.removes(pid, epoch, (of, &key, &nodes[1])); // its opinions, if it is off now
+                    }
+                    world.command(pid, |core, now| core.set_sync(of, on, now));
+                    if on {
+                        off.remove(of);
+                    } else {
+                        off.insert(of.clone());
+                        let mut next = Some(0);
+                        while let Some(first) = next {
+                            next = world.command(pid, |core, now| core.drop_page(of, first, now));
+                        }
+                    }
+                }
+                1 if writer != 1 || !off.contains(of) => _ = world.remove(&nodes[writer], of, &key),
+                _ if writer != 1 || !off.contains(of) => {
+                    let value = world.rng.u32(..).to_string();
+                    world.broadcast(&nodes[writer], of, &key, &value);
+                }
+                _ => {}
+            }
+            let core = &world.process(&nodes[1]).core;
+            for of in &off {
+                assert!(
+                    core.states(of).is_empty() && core.get(of, &key).is_none(),
+                    "{of} is told though off"
+                );
+            }
+        }
+        for of in &off {
+            world.command(pid, |core, now| core.set_sync(of, true, now));
+        }
+        world.run_until(secs(60), World::all_agree);
+        assert!(
+            nodes.iter().all(|id| !world.anybody_told(EventKind::NodeConflict, id)),
+            "taken for a forgery"
+        );
+    });
+}
+
+#[test]
 fn a_confirmation_names_who_has_it_and_who_has_not() {
     seeds(0..4, |world| {
         let nodes = settled(world, 5);
