@@ -27,22 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let seconds = numbers.next().unwrap_or(5).max(1);
     let percent = numbers.next().unwrap_or(5).clamp(1, 100);
 
-    let authority = Authority::generate("bench")?;
-    let mut fleet: Vec<Cluster> = Vec::new();
-    for name in ["a", "b", "c"] {
-        let mut config = Config::default();
-        config.enabled = true;
-        config.bind_address = Ipv4Addr::LOCALHOST.into();
-        config.bind_port = 0;
-        config.seeds = fleet.first().iter().map(|seed| seed.local_node().address.to_string()).collect();
-        config.identity = Some(authority.issue(&NodeId::new(name)?)?);
-        let cluster = Cluster::new(config)?;
-        cluster.start().await?;
-        fleet.push(cluster);
-    }
-    while fleet.iter().any(|node| node.cluster_size() < 3) {
-        tokio::time::sleep(STEP).await;
-    }
+    let fleet = fleet().await?;
     let tables = fleet.iter().map(Conntrack::attach).collect::<Result<Vec<_>, _>>()?;
     let sent = |node: &Cluster| node.stats().gossip.counters.bytes_sent;
     let sent_before: u64 = fleet.iter().map(sent).sum();
@@ -130,6 +115,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     Ok(())
+}
+
+/// Three nodes that see one another.
+async fn fleet() -> Result<Vec<Cluster>, Box<dyn Error>> {
+    let authority = Authority::generate("bench")?;
+    let mut fleet: Vec<Cluster> = Vec::new();
+    for name in ["a", "b", "c"] {
+        let mut config = Config::default();
+        config.enabled = true;
+        config.bind_address = Ipv4Addr::LOCALHOST.into();
+        config.bind_port = 0;
+        config.seeds = fleet.first().iter().map(|seed| seed.local_node().address.to_string()).collect();
+        config.identity = Some(authority.issue(&NodeId::new(name)?)?);
+        let cluster = Cluster::new(config)?;
+        cluster.start().await?;
+        fleet.push(cluster);
+    }
+    while fleet.iter().any(|node| node.cluster_size() < 3) {
+        tokio::time::sleep(STEP).await;
+    }
+    Ok(fleet)
 }
 
 fn key_of(number: u32) -> FlowKey {

@@ -414,6 +414,41 @@ async fn a_provider_that_panics_or_blocks_harms_no_other() {
     until("the blocked one goes on", || blocking.applied.lock().unwrap().len() == 1).await;
 }
 
+#[tokio::test]
+async fn a_provider_that_comes_late_hears_of_everything_once_while_records_change() {
+    let authority = authority();
+    let fleet = fleet(&authority, 2).await;
+    for key in 0..3_000 {
+        fleet[1].broadcast("routes", key.to_string(), &key).unwrap();
+    }
+    until("all are there", || fleet[0].states(&"routes".into()).len() == 3_000).await;
+    let provider = Arc::new(Unruly::new("routes"));
+    let (open, gate) = mpsc::channel();
+    *provider.gate.lock().unwrap() = Some(gate);
+    fleet[0].register_provider(Arc::clone(&provider) as _).unwrap();
+    until("it is in its first batch", || provider.waiting.load(SeqCst)).await;
+    // What changes now has partly been told already, and partly not.
+    for key in (0..3_000).step_by(3) {
+        fleet[1].broadcast("routes", key.to_string(), &"anew").unwrap();
+    }
+    let newest = |key: u32| fleet[1].get(&"routes".into(), &key.to_string()).unwrap().version;
+    until("it has come", || {
+        fleet[0].get(&"routes".into(), "2997").is_some_and(|record| record.version == newest(2_997))
+    })
+    .await;
+    drop(open);
+    let latest = || provider.applied.lock().unwrap().iter().cloned().collect::<BTreeMap<_, _>>();
+    until("all has been told", || {
+        let latest = latest();
+        (0..3_000).all(|key| latest.get(&key.to_string()) == Some(&newest(key)))
+    })
+    .await;
+    let told = provider.applied.lock().unwrap().clone();
+    let versions: std::collections::BTreeSet<_> = told.iter().map(|(_, version)| version).collect();
+    assert_eq!(versions.len(), told.len(), "no version twice");
+    assert!(told.len() < 4_000, "{} are told, though some changed before their turn", told.len());
+}
+
 /// Panics at one value, whatever comes with it.
 #[derive(Default)]
 struct Allergic(Mutex<BTreeMap<String, u32>>);
@@ -453,7 +488,7 @@ async fn a_record_that_makes_a_provider_panic_is_set_aside_until_it_is_written_a
     let held = |key: &str| provider.0.lock().unwrap().get(key).copied();
     until("the others are applied", || provider.0.lock().unwrap().len() == 29).await;
     until("one is named", || log.told(EventKind::RecordQuarantined, "n1") == 1).await;
-    let stats = || fleet[0].stats().providers["routes"].clone();
+    let stats = || fleet[0].stats().providers["routes"];
     assert_eq!((held("k13"), stats().quarantined, stats().panics), (None, 1, 2));
     fleet[1].broadcast("routes", "k1", &100).unwrap();
     until("it goes on", || held("k1") == Some(100)).await;

@@ -602,7 +602,7 @@ impl Driver {
         let (count, taken) = (states.len(), Arc::new(AtomicUsize::new(0)));
         let (driver, counted) = (Arc::downgrade(self), Arc::clone(&taken));
         let mut waiting = self.life().ok_or(Error::NotRunning)?.waiting();
-        let writing = async move {
+        let flushing = async move {
             let mut written = 0;
             for slice in states.chunks(FLUSH_LEN) {
                 loop {
@@ -627,7 +627,7 @@ impl Driver {
             let oldest = waiting.wait_for(|oldest| *oldest > written).await;
             oldest.map(|_| counted.load(SeqCst)).map_err(|_| Error::NotRunning)
         };
-        self.within(limit, writing).await?.unwrap_or_else(|| {
+        self.within(limit, flushing).await?.unwrap_or_else(|| {
             let taken = taken.load(SeqCst);
             let remedy =
                 format!("{taken} were taken and are on their way; write more slowly, or wait longer");
@@ -776,19 +776,7 @@ impl Driver {
         check(&state_type)?;
         let batch = self.config.max_batch_size;
         let worker = Worker::new(state_type, provider, Arc::downgrade(self), self.node_id(), batch);
-        let mut worker = Some(worker);
-        let mut register = |known: &dyn Fn(&StateType) -> Vec<SyncableState>| {
-            worker.take().map(|worker| self.providers.register(worker, known))
-        };
-        let registered = self.read(|protocol| register(&|state_type| protocol.remote_states(state_type)));
-        match registered.flatten() {
-            Some(registered) => registered?.start_thread(),
-            None => {
-                if let Some(registered) = register(&|_| Vec::new()) {
-                    registered?.start_thread();
-                }
-            }
-        }
+        self.providers.register(worker)?.start_thread();
         Ok(())
     }
 

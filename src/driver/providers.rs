@@ -32,24 +32,14 @@ pub(super) struct Providers {
 }
 
 impl Providers {
-    /// Takes a provider in. `known` is asked once its place is sure, so whoever calls holds the core's lock,
-    /// or a record could come twice or never.
-    pub(super) fn register(
-        &self,
-        worker: Worker,
-        known: impl FnOnce(&StateType) -> Vec<SyncableState>,
-    ) -> Result<Arc<Worker>, Error> {
+    /// Takes a provider in. What is known already its thread reads for itself.
+    pub(super) fn register(&self, worker: Worker) -> Result<Arc<Worker>, Error> {
         let state_type = worker.state_type.clone();
         let mut workers = write(&self.workers);
         if workers.contains_key(&state_type) {
             return Err(Error::ProviderExists { state_type: state_type.to_string() });
         }
-        worker.enqueue(|queue| {
-            for record in known(&state_type) {
-                queue.records.push(record);
-            }
-            queue.ask = Some(Ask::Offer);
-        });
+        worker.enqueue(|queue| queue.ask = Some(Ask::Offer));
         let worker = Arc::new(worker);
         workers.insert(state_type, Arc::clone(&worker));
         Ok(worker)
@@ -268,6 +258,7 @@ impl Worker {
     }
 
     fn serve(&self) {
+        self.catch_up();
         let mut digest = None;
         while let Some(work) = self.next() {
             if !work.batch.is_empty() {
@@ -279,6 +270,32 @@ impl Worker {
             if let Some(ask) = work.ask {
                 self.ask(ask, &mut digest);
             }
+        }
+    }
+
+    /// Hands over what was known before, page by page, so that a large table neither holds up the protocol nor
+    /// waits in memory. Of a record that changes before its page is read, the page tells.
+    fn catch_up(&self) {
+        lock(&self.queue).busy = true;
+        let mut next = Some(0);
+        while let Some(first) = next {
+            let read = self.driver.upgrade().and_then(|driver| {
+                driver.read(|protocol| {
+                    let mut queue = lock(&self.queue);
+                    queue.records.retain(|record| {
+                        record.deleted || protocol.place_of(record).is_none_or(|place| place < first)
+                    });
+                    let (page, next) = protocol.states_from(&self.state_type, first);
+                    (page, next.filter(|_| !queue.closed))
+                })
+            });
+            let Some((page, rest)) = read else { return }; // it does not run: a start tells everything
+            let theirs: Vec<_> =
+                page.into_iter().filter(|record| record.source_node != self.node_id).collect();
+            for batch in theirs.chunks(self.batch_len) {
+                self.apply(batch.to_vec());
+            }
+            next = rest;
         }
     }
 
@@ -464,6 +481,11 @@ impl Pending {
                 self.records.push_back(record);
             }
         }
+    }
+
+    fn retain(&mut self, wanted: impl FnMut(&SyncableState) -> bool) {
+        self.records.retain(wanted);
+        self.newest = HashMap::new(); // places have moved; it is made anew when it is needed
     }
 
     fn take(&mut self, most: usize) -> Vec<SyncableState> {

@@ -99,7 +99,7 @@ impl Protocol {
     }
 
     /// About how many bytes of own records wait to be spread.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(test)]
     pub(crate) fn unspread_bytes(&self) -> usize {
         self.store.unspread_bytes()
     }
@@ -209,6 +209,7 @@ impl Protocol {
     }
 
     /// Live records, every node's.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn states(&self, state_type: &StateType) -> Vec<SyncableState> {
         self.store
             .live(state_type)
@@ -235,7 +236,8 @@ impl Protocol {
         self.store.place_of(&record.state_type, &record.key, &record.source_node)
     }
 
-    /// Those of other sources: for a provider at its registration.
+    /// Those of other sources.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn remote_states(&self, state_type: &StateType) -> Vec<SyncableState> {
         self.states(state_type).into_iter().filter(|record| record.source_node != self.me).collect()
     }

@@ -361,6 +361,7 @@ impl Store {
     }
 
     /// The live records of a type, each with its epoch.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn live(&self, state_type: &StateType) -> impl Iterator<Item = (SyncableState, u64)> {
         let table = self.tables.get_key_value(state_type);
         table.into_iter().flat_map(|(state_type, table)| {

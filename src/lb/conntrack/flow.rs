@@ -83,7 +83,7 @@ impl FlowKey {
     }
 
     /// The key of its records.
-    pub(super) fn to_key(self) -> String {
+    pub(crate) fn to_key(self) -> String {
         base64url(&self.to_bytes())
     }
 

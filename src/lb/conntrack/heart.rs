@@ -86,12 +86,12 @@ impl Entry {
 
 /// Figures of a table of flows.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     pub(super) own: usize,
     pub(super) written: u64,
     pub(super) promoted: u64,
     pub(super) yielded: u64,
-    pub(super) over_cap: u64,
+    pub(crate) over_cap: u64,
 }
 
 /// Where promotions are told: flows that this node carries from now on.
@@ -118,7 +118,7 @@ pub(crate) struct Flows {
     told: Option<HashSet<(FlowKey, NodeId)>>,
     promoted: Vec<(FlowKey, Flow)>,
     sink: Sink,
-    pub(super) counts: Counts,
+    pub(crate) counts: Counts,
     unreadable: Unreadable,
 }
 
@@ -258,17 +258,26 @@ impl Flows {
 
     /// Takes this node's claim of a flow back.
     fn withdraw(&mut self, key: &FlowKey, now: Moment, changes: &mut Changes<FlowView>) {
+        if self.lapse(key, changes) {
+            self.touch(*key, now);
+        }
+    }
+
+    /// Forgets this node's claim of a flow; whether something of it was written, which ends by itself unless
+    /// it is removed.
+    fn lapse(&mut self, key: &FlowKey, changes: &mut Changes<FlowView>) -> bool {
         let me = self.live.me.clone();
-        let Some(own) = self.entries.get(key).and_then(|entry| entry.own) else { return };
+        let Some(own) = self.entries.get(key).and_then(|entry| entry.own) else { return false };
         self.change(key, changes, |entry| {
             entry.claims.retain(|(node, _)| *node != me);
             entry.own = None;
         });
         self.counts.own -= 1;
-        if own.shared.is_some() && self.linked {
+        let is_written = own.shared.is_some() && self.linked;
+        if is_written {
             self.withdrawn.insert(*key);
-            self.touch(*key, now);
         }
+        is_written
     }
 
     /// Has an own flow written at the next point of the grid.
@@ -451,7 +460,8 @@ impl Flows {
         let Some(own) = self.entries.get(key).and_then(|entry| entry.own) else { return };
         let end = own.seen + ttl;
         if now >= end {
-            return self.withdraw(key, now, changes);
+            self.lapse(key, changes);
+            return;
         }
         let refresh = ttl / REFRESHES;
         let share_at = own.shared.map_or(own.since + min_age, |shared| shared + refresh);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{ms, secs, settled};
 use crate::{
-    EventKind, NodeId, StateType,
+    EventKind, NodeId, StateType, SyncableState, Value,
     sim::{Fault, World, seeds},
 };
 
@@ -150,6 +150,37 @@ fn an_opened_circuit_overtakes_a_flood_of_flows() {
 
 /// A flow's value, as long as one is.
 const FLOW: &str = "0123456789abcdef01234567";
+
+#[test]
+fn ten_thousand_records_are_one_call_and_few_batches() {
+    seeds(0..2, |world| {
+        let nodes = settled(world, 4);
+        let pid = world.pid_of(&nodes[0]);
+        let before = world.process(&nodes[0]).core.counters();
+        let taken = world.command(pid, |core, now| {
+            let record = |number: u32| {
+                let value = Value::encode(FLOW).unwrap();
+                let version = core.next_version(now);
+                SyncableState::new(
+                    StateType::CONNTRACK,
+                    format!("{number:016}"),
+                    value,
+                    version,
+                    core.id().clone(),
+                )
+            };
+            let records = (0..10_000).map(record).collect();
+            core.broadcast_many(records, now)
+        });
+        assert_eq!(taken.unwrap(), 10_000);
+        world.run(secs(2));
+        for id in &nodes {
+            assert_eq!(world.process(id).core.states(&StateType::CONNTRACK).len(), 10_000, "{id}");
+        }
+        let batches = world.process(&nodes[0]).core.counters().batches_spread - before.batches_spread;
+        assert!(batches <= 40, "{batches} batches for 10,000 records of 80 bytes");
+    });
+}
 
 #[test]
 fn a_type_that_is_switched_off_and_on_comes_back_whole() {

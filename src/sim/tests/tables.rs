@@ -21,6 +21,7 @@ use crate::{
         table::{Changes, Heart},
     },
     sim::{Fault, World, process::Process, seeds},
+    wire::message::WireRecord,
 };
 
 type Promoted = Arc<Mutex<Vec<FlowKey>>>;
@@ -314,4 +315,26 @@ fn every_flow_of_the_dead_passes_to_one_survivor_and_stays_there_when_they_retur
         assert_eq!(owners(&fleet), after, "they took back what had passed on");
         assert_eq!(world.count(Fault::Crash), 2);
     });
+}
+
+#[test]
+fn a_flow_costs_less_than_80_bytes_on_the_wire() {
+    let rules = ConntrackRules { min_packets: 0, ..ConntrackRules::default() };
+    let mut table = Flows::new(rules, NodeId::new("lb-1").unwrap(), Box::new(drop));
+    let mut flow = Flow::new(Some("10.0.0.7:8080".parse().unwrap()));
+    (flow.packets, flow.bytes) = (100_000, 150_000_000);
+    table.insert(flow_key(40_000), flow, Duration::ZERO, &mut Changes::new(true));
+    table.handle_timeout(secs(1), &mut Changes::new(true));
+    let write = table.take_writes(secs(1)).remove(0);
+    let record = WireRecord {
+        seq: 1_000_000,
+        key: write.key,
+        version: 1 << 47,
+        timestamp_ms: 1_800_000_000_000,
+        deleted: false,
+        ttl_ms: Some(60_000),
+        value: write.value.unwrap().as_bytes().to_vec().into(),
+    };
+    let bytes = rmp_serde::to_vec(&record).unwrap();
+    assert!(bytes.len() < 80, "{} bytes", bytes.len());
 }
