@@ -230,6 +230,9 @@ pub(crate) struct Claim {
     pub(crate) flow: Flow,
 }
 
+/// How much a later version may say beyond this one: it is kept for each flow, and written again.
+const EXTRA_LEN_MAX: usize = 64;
+
 /// The first byte of a claim.
 const CLOSED: u8 = 1;
 const NAT_V4: u8 = 2;
@@ -276,6 +279,9 @@ impl Claim {
             NAT_V6 => Some(address(take(&mut bytes, 18)?)?),
             _ => return None,
         };
+        if bytes.len() > EXTRA_LEN_MAX {
+            return None;
+        }
         let time = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
         let (created, last_seen) = (time(created)?, time(last_seen)?);
         let flow = Flow { nat, created, last_seen, packets, bytes: of_bytes, extra: bytes.to_vec() };

@@ -415,10 +415,11 @@ fn what_is_not_a_flow_is_left_out_and_counted() {
         (good.as_str(), Value::encode("text").unwrap()),
         (good.as_str(), bytes(&[])),
         (good.as_str(), bytes(&[0xff, 0, 0, 0, 0, 0])),
+        (good.as_str(), bytes(&[0; 6 + 65])),
     ] {
         table.tell(&put(StateType::CONNTRACK, name, value, 1, 1), Moment::ZERO, &mut quiet());
     }
-    assert_eq!((table.len(), table.unreadable()), (0, 4));
+    assert_eq!((table.len(), table.unreadable()), (0, 5));
     let more = put(StateType::CONNTRACK, &good, bytes(&[0, 0, 0, 0, 0, 0, 7, 7]), 1, 1);
     table.tell(&more, Moment::ZERO, &mut quiet());
     assert_eq!(table.len(), 1, "what a later version adds is no harm");

@@ -7,6 +7,7 @@ mod liars;
 mod membership;
 mod state;
 mod storm;
+mod sync;
 mod tables;
 mod world;
 
