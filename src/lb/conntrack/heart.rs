@@ -54,8 +54,13 @@ struct Own {
     seen: Moment,
     /// When it was written last.
     shared: Option<Moment>,
+    /// The store may hold something of this node's under its key.
+    stored: bool,
     /// It waits to be written.
     wanted: bool,
+    /// It comes from before this table was made, and no packet was seen since: it stands and falls with what
+    /// the store says.
+    resumed: bool,
 }
 
 impl Entry {
@@ -203,6 +208,7 @@ impl Flows {
         }
         if let Some(own) = &mut entry.own {
             own.seen = now;
+            own.resumed = false;
             if own.shared.map_or(packets >= self.rules.min_packets, |shared| now >= shared + refresh) {
                 self.want(*key, now);
             }
@@ -240,13 +246,16 @@ impl Flows {
         // What others hold must change at once; what nobody has heard of can wait until it is worth telling.
         let worth_telling = claim.generation > 0 || claim.flow.packets >= self.rules.min_packets;
         let min_age = self.rules.min_age.min(self.rules.ttl);
-        self.withdrawn.remove(&key);
+        // A removal that is still due must not be forgotten with what it removes.
+        let withdrawn = self.withdrawn.remove(&key);
         let mut is_new = false;
         self.change(&key, changes, |entry| {
             entry.claims.retain(|(node, _)| *node != me);
             entry.claims.push((me, claim));
             is_new = entry.own.is_none();
-            entry.own = Some(Own { since: now, seen: now, shared: None, wanted: false });
+            let stored = withdrawn || entry.own.is_some_and(|own| own.stored);
+            let (since, seen, resumed) = (now, now, false);
+            entry.own = Some(Own { since, seen, shared: None, stored, wanted: false, resumed });
             entry.orphaned = None;
         });
         self.counts.own += usize::from(is_new);
@@ -263,8 +272,8 @@ impl Flows {
         }
     }
 
-    /// Forgets this node's claim of a flow; whether something of it was written, which ends by itself unless
-    /// it is removed.
+    /// Forgets this node's claim of a flow; whether something of it is stored, which ends by itself unless it
+    /// is removed.
     fn lapse(&mut self, key: &FlowKey, changes: &mut Changes<FlowView>) -> bool {
         let me = self.live.me.clone();
         let Some(own) = self.entries.get(key).and_then(|entry| entry.own) else { return false };
@@ -273,11 +282,11 @@ impl Flows {
             entry.own = None;
         });
         self.counts.own -= 1;
-        let is_written = own.shared.is_some() && self.linked;
-        if is_written {
+        let is_stored = own.stored && self.linked;
+        if is_stored {
             self.withdrawn.insert(*key);
         }
-        is_written
+        is_stored
     }
 
     /// Has an own flow written at the next point of the grid.
@@ -368,7 +377,14 @@ impl Flows {
         self.counts.own += 1;
         self.change(&key, changes, |entry| {
             entry.claims.push((me, claim));
-            entry.own = Some(Own { since: now, seen: now, shared: Some(now), wanted: false });
+            entry.own = Some(Own {
+                since: now,
+                seen: now,
+                shared: Some(now),
+                stored: true,
+                wanted: false,
+                resumed: true,
+            });
         });
         self.plan(key, now + self.rules.ttl / REFRESHES);
         self.follow(&key, now, changes);
@@ -495,8 +511,15 @@ impl Heart for Flows {
                 return self.drop_claim(&key, &record.source_node, now, changes);
             }
             self.withdrawn.remove(&key);
-            if let Some(own) = self.entries.get_mut(&key).and_then(|entry| entry.own.as_mut()) {
-                own.shared = None; // it ran out while no packets came; the next ones have it written again
+            match self.entries.get_mut(&key).and_then(|entry| entry.own.as_mut()) {
+                Some(own) if own.resumed => {
+                    own.stored = false;
+                    self.lapse(&key, changes);
+                    self.follow(&key, now, changes);
+                }
+                // It ran out while no packets came; the next ones have it written again.
+                Some(own) => (own.shared, own.stored) = (None, false),
+                None => {}
             }
         }
     }
@@ -545,7 +568,7 @@ impl Heart for Flows {
         self.end_reading(now, changes);
         self.linked = false;
         for own in self.entries.values_mut().filter_map(|entry| entry.own.as_mut()) {
-            own.shared = None;
+            (own.shared, own.stored) = (None, false);
         }
     }
 
@@ -603,11 +626,10 @@ impl Heart for Flows {
                 Some((_, own)) if !own.wanted => continue, // written with an earlier mention of its key
                 Some((claim, own)) => {
                     own.wanted = false;
-                    own.shared = Some(now);
+                    (own.shared, own.stored) = (Some(now), true);
                     claim.to_value().ok()
                 }
-                None if self.withdrawn.contains(&key) => None,
-                None => continue,
+                None => None,
             };
             self.counts.written += 1;
             let options = Options { ttl: Some(ttl), urgent: false };
