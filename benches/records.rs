@@ -17,6 +17,9 @@ const BATCH: usize = 10_000;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let count = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1_000_000);
+    if count == 0 {
+        return Err("there must be at least one record to measure".into());
+    }
     let authority = Authority::generate("bench")?;
     let id = NodeId::new("one")?;
     let mut config = Config::default();
@@ -57,7 +60,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     });
     told("gone through", seen, begun);
     println!("{} bytes of key and value a record", bytes / seen.max(1));
-    println!("{} bytes resident a record", (resident()? - empty) / count as u64);
+    println!("{} bytes resident a record", resident()?.saturating_sub(empty) / count as u64);
     cluster.stop().await?;
     Ok(())
 }
