@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         if begun.elapsed() > LIMIT {
             return Err(format!("not within {LIMIT:?}: {done:?}").into());
         }
-        runtime.block_on(tokio::time::sleep(Duration::from_millis(20)));
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(20)).await });
         for (done, (_, node)) in done.iter_mut().zip(&fleet).filter(|(done, _)| done.is_none()) {
             if node.stats().gossip.counters.records_held >= records as u64 {
                 *done = Some(begun.elapsed());

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::{
     NodeId, StateType,
     proto::{
-        Now, Output, Protocol, StreamInput,
+        Now, Output, Protocol, StreamInput, Time,
         claims::{Claimed, Told},
         members::MEMBERS_MAX,
         ranges::Ranges,
@@ -38,6 +38,11 @@ const INBOUND_MAX: usize = 2;
 const OUTBOUND_MAX: usize = 2;
 /// An exchange without progress for so long is given up; what arrived counts.
 const STALLED: Duration = Duration::from_secs(10);
+/// A peer that brings what this node lacks is waited for before another is asked for the same: for the first
+/// second, then while it has brought so many bytes for each second more, at most so long.
+const WAIT_FOR_RATE: u128 = 256 * 1024;
+const WAIT_FOR_FIRST: Duration = Duration::from_secs(1);
+const WAIT_MAX: Duration = Duration::from_secs(60);
 /// The first wait after an exchange that differing digests caused; it doubles up to the push-pull interval.
 const EARLY_MIN: Duration = Duration::from_secs(1);
 /// How soon a node that is not synced tries another peer.
@@ -63,6 +68,10 @@ pub(super) struct Exchange {
     peer: NodeId,
     inbound: bool,
     opened: Option<Open>,
+    /// Since when the peer knows what this node lacks.
+    asked: Option<Time>,
+    /// Bytes that have come since.
+    brought: usize,
     theirs: Wants,
     /// The peer's rows, once its wants are complete.
     rows: BTreeMap<NodeId, MemberRow>,
@@ -145,6 +154,7 @@ impl Protocol {
         for stream in lost {
             self.drop_exchange(stream);
         }
+        self.ask_next();
     }
 
     fn drop_exchange(&mut self, stream: StreamId) -> Option<Exchange> {
@@ -165,15 +175,48 @@ impl Protocol {
         self.counters.exchanges_stalled += 1;
         self.drop_exchange(stream);
         self.outputs.push_back(Output::Reset { stream });
+        self.ask_next();
+    }
+
+    /// Asks one peer after the other for what is missing: two would both send the same. So whoever began, and
+    /// however many did, what a node lacks comes once. A peer that brings little is not waited for, or it
+    /// could keep the others from being asked.
+    fn ask_next(&mut self) {
+        loop {
+            let now = self.entered;
+            if self.exchanges.values().any(|exchange| exchange.is_worth_waiting_for(now)) {
+                return;
+            }
+            let mut waiting = self.exchanges.iter();
+            let Some(stream) = waiting.find(|(_, exchange)| exchange.waits()).map(|(stream, _)| *stream)
+            else {
+                return;
+            };
+            self.say_wants(stream);
+        }
     }
 }
 
 impl Exchange {
+    /// The peer could be asked, and has not been.
+    fn waits(&self) -> bool {
+        self.opened.is_some() && self.asked.is_none()
+    }
+
+    fn is_worth_waiting_for(&self, now: Time) -> bool {
+        let Some(asked) = self.asked.filter(|_| !self.heard_all) else { return false };
+        let elapsed = now.since(asked);
+        let due = WAIT_FOR_RATE * elapsed.saturating_sub(WAIT_FOR_FIRST).as_millis() / 1_000;
+        elapsed < WAIT_MAX && self.brought as u128 >= due
+    }
+
     fn new(peer: NodeId, inbound: bool) -> Self {
         Self {
             peer,
             inbound,
             opened: None,
+            asked: None,
+            brought: 0,
             theirs: Wants::default(),
             rows: BTreeMap::new(),
             plan: None,
@@ -221,6 +264,7 @@ impl Protocol {
                 }
             }
         }
+        self.ask_next();
     }
 
     fn accept_exchange(&mut self, peer: &NodeId, stream: StreamId, now: Now) {
@@ -249,6 +293,9 @@ impl Protocol {
     ) -> Result<(), Malformed> {
         let parts = codec::parts(frame)?;
         self.progress(stream, now);
+        if let Some(exchange) = self.exchanges.get_mut(&stream) {
+            exchange.brought += frame.len();
+        }
         for (kind, body) in parts {
             match kind {
                 kind::OPEN => self.on_open(stream, codec::decode(&body)?, now)?,
@@ -285,7 +332,6 @@ impl Protocol {
         if inbound {
             self.say_open(stream, now);
         }
-        self.say_wants(stream);
         Ok(())
     }
 

@@ -58,7 +58,9 @@ impl Protocol {
 
     /// Tells the vectors of what differs; an empty list says that nothing does.
     pub(super) fn say_wants(&mut self, stream: StreamId) {
-        let Some(exchange) = self.exchanges.get(&stream) else { return };
+        let now = self.entered;
+        let Some(exchange) = self.exchanges.get_mut(&stream) else { return };
+        exchange.asked = Some(now);
         let Some(open) = &exchange.opened else { return };
         let theirs: BTreeMap<StateType, u64> =
             open.types.iter().map(|(name, digest)| (StateType::from(name), *digest)).collect();

@@ -1,5 +1,7 @@
 //! Whatever a peer sends, the node counts it, keeps what was good and goes on.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -173,4 +175,52 @@ fn wants_without_end_are_cut_off() {
     }
     assert_eq!(a.counters().malformed, 1);
     is_well(&mut a);
+}
+
+/// The streams on which the core says what it lacks.
+fn asked(core: &mut Protocol) -> Vec<u64> {
+    let wants = message(kind::WANTS, &Wants::default())[1];
+    let stream = |output: Output| match output {
+        Output::Frame { stream, bytes } if bytes[1] == wants => Some(stream.0),
+        _ => None,
+    };
+    let streams: BTreeSet<u64> = drain(core).into_iter().filter_map(stream).collect();
+    Vec::from_iter(streams)
+}
+
+#[test]
+fn one_peer_is_asked_after_the_other_and_who_brings_little_holds_up_nobody() {
+    let drip = Bytes::from_static(b"\x01\xc8\x02hi");
+    let news = |digest| Open {
+        types: vec![(TypeName { name: "routes".into(), per_node: false }, digest)],
+        clock: 0,
+        members: 0,
+        disabled: Vec::new(),
+    };
+    let [b, c] = [("b", StreamId(2)), ("c", StreamId(6))];
+    let opened = || {
+        let mut a = core("a");
+        for (peer, stream) in [b, c] {
+            connect(&mut a, &mut core(peer), at(0));
+            a.handle_stream(&id(peer), stream, StreamInput::Opened, at(0));
+            let open = message(kind::OPEN, &news(stream.0));
+            a.handle_stream(&id(peer), stream, StreamInput::Frame(open), at(0));
+        }
+        assert_eq!(asked(&mut a), [2], "both would send the same");
+        a
+    };
+    let mut a = opened();
+    a.handle_stream(&id(b.0), b.1, StreamInput::Frame(message(kind::DONE, &())), at(500));
+    assert_eq!(asked(&mut a), [6]);
+    let mut a = opened();
+    a.handle_stream(&id(b.0), b.1, StreamInput::Lost, at(500));
+    assert_eq!(asked(&mut a), [6]);
+    let mut a = opened();
+    a.handle_stream(&id(b.0), b.1, StreamInput::Frame(drip.clone()), at(900));
+    assert_eq!(asked(&mut a), [0; 0]);
+    a.handle_stream(&id(b.0), b.1, StreamInput::Frame(drip), at(1_100));
+    assert_eq!(asked(&mut a), [6]);
+    let mut a = opened();
+    a.handle_disconnected(&id("b"), CloseCode::UNSPECIFIED, false, at(500));
+    assert_eq!(asked(&mut a), [6]);
 }

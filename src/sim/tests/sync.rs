@@ -61,7 +61,7 @@ fn equal_stores_settle_in_under_200_bytes_each_way_whatever_their_size() {
 
 #[test]
 fn changes_cost_under_1_3_times_their_records_whatever_there_is_besides() {
-    for changes in [100, 1_000, 10_000_u32] {
+    for changes in [1, 10, 100, 1_000, 10_000_u32] {
         seeds(0..1, |world| {
             let nodes = settled(world, 2);
             write(world, &nodes[0], 0..20_000, 0);
@@ -70,7 +70,7 @@ fn changes_cost_under_1_3_times_their_records_whatever_there_is_besides() {
             // One record as it travels: its key and value, and 30 bytes of number, version, time and marks.
             let wire = u64::from(changes) * (16 + 32 + 30);
             world.partition(&[&nodes[..1], &nodes[1..]]);
-            world.run(ms(200));
+            world.run(secs(60)); // no connection is left, on which writes would wait
             write(world, &nodes[0], 0..changes, 1);
             let newest = |world: &World| {
                 let records = world.process(&nodes[1]).core.states(&OF);
@@ -86,7 +86,48 @@ fn changes_cost_under_1_3_times_their_records_whatever_there_is_besides() {
             world.run_until(secs(60), World::all_agree);
             let cost = total(world) - before;
             // Membership talks on meanwhile.
-            assert!(cost < wire * 13 / 10 + 4_000, "{cost} bytes for {wire} of records, {changes} changes");
+            assert!(cost < wire * 13 / 10 + 1_000, "{cost} bytes for {wire} of records, {changes} changes");
         });
     }
+}
+
+/// Records that arrived in exchanges.
+fn received(world: &World, node: &NodeId) -> u64 {
+    world.process(node).core.counters().records_synced
+}
+
+#[test]
+fn a_joiner_is_sent_each_record_once_whoever_begins() {
+    const RECORDS: u32 = 20_000;
+    for members in [1, 2, 4] {
+        seeds(0..3, |world| {
+            let nodes = settled(world, members);
+            write(world, &nodes[0], 0..RECORDS, 0);
+            world.run(secs(30));
+            let joiner = world.start(1).remove(0);
+            world.run_until(secs(60), World::all_agree);
+            assert_eq!(held(world, &joiner), RECORDS as usize);
+            let received = received(world, &joiner);
+            assert!(received <= u64::from(RECORDS) * 105 / 100, "{received} records for {members} members");
+        });
+    }
+}
+
+#[test]
+fn a_joiner_that_is_cut_off_half_way_does_not_begin_anew() {
+    const RECORDS: u32 = 40_000;
+    seeds(0..3, |world| {
+        let nodes = settled(world, 1);
+        write(world, &nodes[0], 0..RECORDS, 0);
+        let joiner = world.start(1).remove(0);
+        world.run_until(secs(10), |world| received(world, &joiner) > u64::from(RECORDS) / 2);
+        assert!(received(world, &joiner) < u64::from(RECORDS) * 9 / 10, "cut half way");
+        world.partition(&[&nodes[..1], std::slice::from_ref(&joiner)]);
+        world.run(secs(60));
+        world.heal();
+        world.run_until(secs(60), World::all_agree);
+        assert_eq!(held(world, &joiner), RECORDS as usize);
+        let received = received(world, &joiner);
+        assert!(received <= u64::from(RECORDS) * 105 / 100, "{received} records");
+    });
 }
