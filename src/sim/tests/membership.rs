@@ -119,7 +119,8 @@ fn a_cut_in_one_direction_buries_nobody_who_others_reach() {
 fn ten_percent_of_loss_kill_nobody() {
     seeds(0..4, |world| {
         world.link.loss = 0.10;
-        let nodes = settled(world, 8);
+        let nodes = world.start(8);
+        world.run_until(secs(60), World::all_agree); // a lost handshake costs a second, and then another
         world.run(secs(120));
         assert!(nodes.iter().all(|id| !world.anybody_told(EventKind::NodeDead, id)));
         assert!(world.count(Fault::Loss) > 0);

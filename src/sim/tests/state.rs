@@ -124,8 +124,11 @@ fn an_opened_circuit_overtakes_a_flood_of_flows() {
     seeds(0..2, |world| {
         let nodes = settled(world, 10);
         let circuits = StateType::CIRCUIT_BREAKER;
-        let idle = spread_of(world, &nodes[0], &circuits, "idle");
-        world.run(secs(1));
+        let mut idle = Duration::ZERO;
+        for round in 0..8 {
+            idle = idle.max(spread_of(world, &nodes[0], &circuits, &format!("idle-{round}")));
+            world.run(secs(1));
+        }
         let mut worst = Duration::ZERO;
         for round in 0..2 {
             for flow in 0..12_000 {
