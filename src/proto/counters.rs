@@ -101,6 +101,14 @@ pub struct ProtoCounters {
     pub records_known: u64,
     /// Records over a limit; they stay unknown and may be accepted later.
     pub records_refused: u64,
+    /// Records dropped because a peer knew that they had been deleted, and no tombstone told of it any more.
+    pub records_bygone: u64,
+    /// Words of the sort that did not count: of a register whose owner lives, or beside refused records.
+    pub bygone_refused: u64,
+    /// Times a peer knew the same and held something else.
+    pub digests_unexplained: u64,
+    /// Records taken, because of that, though their dots were known.
+    pub records_healed: u64,
     /// Lifeguard's local health score now: 0 (well) to 8.
     pub health_score: u32,
     /// Records held now, without removed ones.

@@ -122,7 +122,8 @@ impl Protocol {
         let mut gone = false;
         let mut count = 0_u64;
         for dots in &list.dots {
-            let Some(state_type) = self.kept_type(&dots.state_type) else { continue };
+            let kept = self.kept_type(&dots.state_type).filter(|of| !self.is_purging(of));
+            let Some(state_type) = kept else { continue };
             let Some(wanted) = Ranges::from_wire(&dots.ranges) else { continue };
             count = count.saturating_add(wanted.count());
             if count > PULL_MAX || packet.len() > REPLY_LEN {

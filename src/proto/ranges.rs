@@ -88,6 +88,29 @@ impl Ranges {
         Self(left)
     }
 
+    /// What is here and in `other`.
+    pub(crate) fn intersection(&self, other: &Self) -> Self {
+        self.minus(&self.minus(other))
+    }
+
+    /// What is here from `first` on.
+    pub(crate) fn from(mut self, first: u64) -> Self {
+        self.0.drain(..self.place(first));
+        if let Some(range) = self.0.first_mut() {
+            range.0 = range.0.max(first);
+        }
+        self
+    }
+
+    /// Adds ranges that lie beyond all that is here; `false`, and nothing changes, if they do not.
+    pub(crate) fn append(&mut self, other: &Self) -> bool {
+        let beyond = other.min().is_none_or(|first| self.max().is_none_or(|last| last < first));
+        if beyond {
+            self.union(other);
+        }
+        beyond
+    }
+
     /// How many numbers there are.
     pub(crate) fn count(&self) -> u64 {
         self.0.iter().fold(0, |count: u64, (lo, hi)| count.saturating_add((hi - lo).saturating_add(1)))
@@ -104,6 +127,10 @@ impl Ranges {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
         self.0.iter().copied()
+    }
+
+    pub(crate) fn min(&self) -> Option<u64> {
+        self.0.first().map(|(lo, _)| *lo)
     }
 
     pub(crate) fn max(&self) -> Option<u64> {
@@ -166,6 +193,18 @@ mod tests {
                 }
                 prop_assert_eq!(ranges.count(), model.len() as u64);
                 prop_assert_eq!(ranges.max(), model.last().copied());
+                prop_assert_eq!(ranges.min(), model.first().copied());
+                let late = ranges.clone().from(lo);
+                whole(&late);
+                prop_assert_eq!(flat(&late), model.range(lo..).copied().collect());
+                let mut both = ranges.clone();
+                let beyond = other.min().is_none_or(|first| ranges.max().is_none_or(|last| last < first));
+                prop_assert_eq!(both.append(&other), beyond);
+                if beyond {
+                    prop_assert_eq!(flat(&both), &model | &other_model);
+                } else {
+                    prop_assert_eq!(&both, &ranges);
+                }
                 prop_assert_eq!(ranges.is_empty(), model.is_empty());
                 let begins = model.iter().filter(|seq| !model.contains(&(**seq - 1))).count();
                 prop_assert_eq!(ranges.len(), begins);
@@ -175,6 +214,9 @@ mod tests {
                     let minus = a.minus(b);
                     whole(&minus);
                     prop_assert_eq!(flat(&minus), in_a.difference(in_b).copied().collect());
+                    let both = a.intersection(b);
+                    whole(&both);
+                    prop_assert_eq!(flat(&both), in_a & in_b);
                 }
             }
         });

@@ -1,7 +1,9 @@
 //! Push-pull anti-entropy on a bidirectional stream: hashes first, then what each side knows, then what the
-//! other lacks, claims about coverage last (`send`). Both sides run the same steps. Knows nothing of how
-//! records win.
+//! other lacks, claims about coverage last (`send`), and what was deleted too long ago for a record to tell
+//! (`bygone`); and, where both know the same and yet differ, what there is (`heal`). Both sides run the same steps. Knows nothing of how records win.
 
+mod bygone;
+mod heal;
 mod send;
 
 use std::{
@@ -11,6 +13,8 @@ use std::{
 
 use bytes::Bytes;
 
+use self::send::Part;
+pub(super) use self::{bygone::Purges, heal::Unexplained};
 use crate::{
     NodeId, StateType,
     proto::{
@@ -54,9 +58,13 @@ const ENTRIES_PER_FRAME: usize = 512;
 /// An entry with so many ranges ends its frame: 512 entries of a few ranges, or one of thousands, stay below
 /// 1 MiB.
 const RANGES_PER_FRAME: usize = 64;
+/// A longer entry is told in parts: one fits a frame with room to spare.
+const RANGES_PER_ENTRY: usize = 32_768;
 /// Vector entries that a peer may tell in one exchange, and dots that may be refused in one: more is no
 /// honest need.
 const ENTRIES_MAX: usize = 1 << 18;
+/// Ranges of all these entries together.
+const RANGES_MAX: usize = 1 << 20;
 const REFUSED_MAX: usize = 1 << 16;
 /// Rows of the member table in a frame, each of some 160 bytes at most.
 const ROWS_PER_FRAME: usize = 4_096;
@@ -73,6 +81,8 @@ pub(super) struct Exchange {
     /// Bytes that have come since.
     brought: usize,
     theirs: Wants,
+    /// How many ranges these have.
+    ranges: usize,
     /// The peer's rows, once its wants are complete.
     rows: BTreeMap<NodeId, MemberRow>,
     plan: Option<Plan>,
@@ -80,6 +90,9 @@ pub(super) struct Exchange {
     ahead: usize,
     /// Dots whose records were refused: they stay unknown whatever the peer claims.
     refused: BTreeMap<(StateType, NodeId, u64), Ranges>,
+    bygone: bygone::Told,
+    /// Types of which the peer was told all that is held here.
+    compares: BTreeSet<StateType>,
     told_all: bool,
     heard_all: bool,
 }
@@ -90,8 +103,7 @@ pub(super) struct Exchange {
 struct Plan {
     claims: VecDeque<NodeId>,
     forgets: Vec<Forget>,
-    /// Types, with what the peer has of each by now, and what it had at first.
-    types: VecDeque<(StateType, Vector, Vector)>,
+    types: VecDeque<Part>,
 }
 
 /// When an exchange begins.
@@ -218,10 +230,13 @@ impl Exchange {
             asked: None,
             brought: 0,
             theirs: Wants::default(),
+            ranges: 0,
             rows: BTreeMap::new(),
             plan: None,
             ahead: 0,
             refused: BTreeMap::new(),
+            bygone: bygone::Told::default(),
+            compares: BTreeSet::new(),
             told_all: false,
             heard_all: false,
         }
@@ -303,8 +318,11 @@ impl Protocol {
                 kind::CLAIM => self.on_told_claim(peer, stream, &codec::decode(&body)?, now),
                 kind::FORGET => drop(self.bury_forgotten(&codec::decode(&body)?, now)),
                 kind::RECORDS => self.on_slice(peer, stream, &codec::decode(&body)?, now),
-                kind::COVERS => self.on_covers(peer, stream, &codec::decode(&body)?, now),
+                kind::ANEW => self.on_anew(stream, &codec::decode(&body)?, now),
+                kind::BYGONE => self.on_bygone(stream, &codec::decode(&body)?)?,
+                kind::COVERS => self.on_covers(peer, stream, codec::decode(&body)?, now)?,
                 kind::DONE => {
+                    self.settle_bygone(peer, stream, now);
                     if let Some(exchange) = self.exchanges.get_mut(&stream) {
                         exchange.heard_all = true;
                     }
@@ -341,15 +359,22 @@ impl Protocol {
             return Err(Malformed("wants before the opening or after their end"));
         }
         let last = wants.last;
+        let ranges: usize = wants.vectors.iter().chain(&wants.held).map(|dots| dots.ranges.len()).sum();
         let theirs = &mut exchange.theirs;
         theirs.types.extend(wants.types);
+        theirs.digests.extend(wants.digests);
+        theirs.compared.extend(wants.compared);
         theirs.vectors.extend(wants.vectors);
+        theirs.held.extend(wants.held);
         if let Some(rows) = wants.members {
             theirs.members.get_or_insert_default().extend(rows);
         }
         let rows = theirs.members.as_ref().map_or(0, Vec::len);
-        if theirs.types.len() > limits::TYPES_MAX || theirs.vectors.len() > ENTRIES_MAX || rows > MEMBERS_MAX
-        {
+        exchange.ranges += ranges;
+        let entries = theirs.vectors.len() + theirs.held.len();
+        let types = theirs.types.len().max(theirs.digests.len()).max(theirs.compared.len());
+        let vectors = entries > ENTRIES_MAX || exchange.ranges > RANGES_MAX;
+        if types > limits::TYPES_MAX || vectors || rows > MEMBERS_MAX {
             return Err(Malformed("wants of more types, sources or members than a cluster may have"));
         }
         if last {
@@ -394,8 +419,27 @@ impl Protocol {
         }
     }
 
-    /// The whole delta of these types has arrived: what it covers is known from now on.
-    fn on_covers(&mut self, peer: &NodeId, stream: StreamId, covers: &Covers, now: Now) {
+    /// The whole delta of these types has arrived.
+    fn on_covers(
+        &mut self,
+        peer: &NodeId,
+        stream: StreamId,
+        covers: Covers,
+        now: Now,
+    ) -> Result<(), Malformed> {
+        if covers.vectors.len() != covers.floors.len() {
+            return Err(Malformed("claims of coverage without their floors"));
+        }
+        let Some(exchange) = self.exchanges.get_mut(&stream) else { return Ok(()) };
+        if exchange.bygone.concerns(&covers) {
+            return exchange.bygone.withhold(covers);
+        }
+        self.take_covers(peer, stream, &covers, now);
+        Ok(())
+    }
+
+    /// What the delta covers is known from now on.
+    fn take_covers(&mut self, peer: &NodeId, stream: StreamId, covers: &Covers, now: Now) {
         let Some(exchange) = self.exchanges.get(&stream) else { return };
         let mut vectors: BTreeMap<StateType, Vector> = BTreeMap::new();
         for dots in &covers.vectors {
@@ -412,6 +456,9 @@ impl Protocol {
         let mut forged = None;
         for (state_type, vector) in &vectors {
             forged = forged.max(self.store.cover(state_type, vector, now));
+        }
+        for (dots, floor) in covers.vectors.iter().zip(&covers.floors) {
+            self.store.raise_floor(&StateType::from(&dots.state_type), &dots.source, dots.epoch, *floor);
         }
         if !vectors.is_empty() {
             self.state_changed = now.time;

@@ -193,11 +193,19 @@ impl Protocol {
         self.enter(now);
         let (page, _) = self.store.page(state_type, first);
         for (old, epoch) in page {
-            if self.counts_in(state_type, &old.source_node, epoch) {
-                self.tell_change(StateChange::Removed { old }, now);
-            }
+            self.tell_if_counted(StateChange::Removed { old }, epoch, now);
         }
         self.store.drop_page(state_type, first)
+    }
+
+    /// Tells of a record that is not held any more, if it counted: it was of that epoch of its source.
+    pub(super) fn tell_if_counted(&mut self, change: StateChange, epoch: u64, now: Now) {
+        let counted = change
+            .record()
+            .is_some_and(|record| self.counts_in(&record.state_type, &record.source_node, epoch));
+        if counted {
+            self.tell_change(change, now);
+        }
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod delta;
 #[cfg(test)]
+mod forgotten;
+#[cfg(test)]
 mod models;
 mod outbox;
 mod own;
@@ -23,7 +25,7 @@ use std::{
 
 use bytes::Bytes;
 
-pub(crate) use self::{outbox::Lane, table::Vector};
+pub(crate) use self::{delta::Cursor, outbox::Lane, table::Vector};
 use self::{
     outbox::Outbox,
     slots::Fate,
@@ -52,7 +54,7 @@ const SEQ_MAX: u64 = 1 << 62;
 /// How far an epoch may lie ahead of the wall clock.
 const EPOCH_AHEAD_MS: u64 = 24 * 3_600 * 1_000;
 /// Places in a page: so many records are looked at while nothing else can be done.
-const PAGE: u32 = 512;
+pub(crate) const PAGE: u32 = 512;
 /// What a record costs on the wire beside key and value, about.
 const RECORD_OVERHEAD: usize = 32;
 
@@ -219,6 +221,26 @@ impl Store {
         outcome
     }
 
+    /// Takes records of known dots of which nothing is held, as if they were unknown; how many count now.
+    pub(crate) fn heal(&mut self, batch: &RecordBatch, now: Now, effects: &mut Vec<Effect>) -> u64 {
+        let state_type = StateType::from(&batch.state_type);
+        if self.config.disabled.contains(&state_type) || self.is_own_now(&batch.source, batch.epoch) {
+            return 0;
+        }
+        let mut healed = 0;
+        for record in &batch.records {
+            let known = self.holds(&state_type, &batch.source, batch.epoch, record.seq);
+            let place = self.tables.get(&state_type);
+            let held = place.is_some_and(|table| {
+                table.at(&batch.source, batch.epoch, record.seq, record.seq).next().is_some()
+            });
+            if known && !held && is_valid(record, now) {
+                healed += u64::from(self.accept(&state_type, batch, record, now, effects));
+            }
+        }
+        healed
+    }
+
     /// Whether that is this node, in its present life or in one to come.
     fn is_own_now(&self, source: &NodeId, epoch: u64) -> bool {
         *source == self.config.me && epoch >= self.config.epoch
@@ -339,6 +361,49 @@ impl Store {
     }
 }
 
+/// What was deleted so long ago that its tombstone is gone.
+impl Store {
+    /// Tombstones up to there may be gone, where the dots were learnt from.
+    pub(crate) fn raise_floor(&mut self, state_type: &StateType, source: &NodeId, epoch: u64, floor: u64) {
+        if !self.is_own_now(source, epoch)
+            && let Some(table) = self.tables.get_mut(state_type)
+        {
+            table.raise_floor(source, epoch, floor);
+        }
+    }
+
+    /// Those of these dots under which something lives here.
+    pub(crate) fn living(
+        &self,
+        state_type: &StateType,
+        source: &NodeId,
+        epoch: u64,
+        dots: &Ranges,
+    ) -> Ranges {
+        let mut living = Ranges::default();
+        let Some(table) = self.tables.get(state_type) else { return living };
+        for (lo, hi) in dots.iter() {
+            for held in table.at(source, epoch, lo, hi).filter(|held| !held.is_deleted()) {
+                living.insert(held.seq());
+            }
+        }
+        living
+    }
+
+    /// Drops what lives under the next of these dots, which were superseded elsewhere by what no record tells of
+    /// any more: what it was, and from which dot on it goes on.
+    pub(crate) fn drop_bygone(
+        &mut self,
+        state_type: &StateType,
+        (source, epoch): (&NodeId, u64),
+        range: (u64, u64),
+    ) -> (Vec<SyncableState>, Option<u64>) {
+        let Some(table) = self.tables.get_mut(state_type) else { return (Vec::new(), None) };
+        let (dropped, next) = table.drop_live(source, epoch, range, PAGE as usize);
+        (dropped.into_iter().map(|(key, record)| record.to_state(state_type, &key)).collect(), next)
+    }
+}
+
 /// Whether a record is one, whoever sent it. Depends on nothing but the record and a bound that only loosens.
 fn is_valid(record: &WireRecord, now: Now) -> bool {
     (1..=SEQ_MAX).contains(&record.seq)
@@ -451,7 +516,8 @@ impl Store {
         }
     }
 
-    /// Forgets tombstones older than their time; the vector still knows their dots. How many.
+    /// Forgets tombstones older than their time; the vector still knows their dots, and the floor tells that there
+    /// were some. How many.
     pub(crate) fn collect(&mut self, now: Now) -> usize {
         let age = self.config.tombstone_ttl;
         let collect = |table: &mut Table| {

@@ -46,6 +46,8 @@ pub(crate) enum Timer {
     Leave,
     /// Something in the store lives no longer.
     Expire,
+    /// More is to be dropped of what was deleted long ago.
+    Purge,
     /// Old graves, tombstones and duplicates are forgotten.
     Sweep,
 }

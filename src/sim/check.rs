@@ -67,6 +67,9 @@ pub(crate) struct Checks {
     /// What was written, by type, key and writer, under which version, with the latest such write; `None` for
     /// a removal, whatever its version.
     written: HashMap<WriteKey, HashMap<Option<Said>, Write>>,
+    /// What somebody removed. Who was away for longer than the tombstone is kept is told so under the version of what
+    /// it had.
+    removed: HashSet<(StateType, String)>,
     /// Types that a process has switched off and on: it hears of them anew.
     relearning: HashSet<(Pid, StateType)>,
     writes: u64,
@@ -137,6 +140,7 @@ impl Checks {
         let place = (state_type.clone(), key.into(), node.clone());
         let write = Write { writer: pid, epoch, number: self.writes };
         self.written.entry(place).or_default().insert(None, write);
+        self.removed.insert((state_type.clone(), key.into()));
     }
 
     /// A process drops a type and learns it anew.
@@ -153,13 +157,16 @@ impl Checks {
     /// register in their order, and none that its own process wrote.
     pub(crate) fn apply(&mut self, observer: Pid, record: &SyncableState) -> Result<(), String> {
         let SyncableState { state_type, key, version, source_node, .. } = record;
-        let what = format!("{state_type}/{key} of {source_node}, version {version},");
+        let removed = if record.deleted { " (removed)" } else { "" };
+        let what = format!("{state_type}/{key} of {source_node}, version {version}{removed},");
         let value = (!record.deleted).then(|| (record.value.as_bytes().to_vec(), *version));
         let write = self.written.get(&write_key(record)).and_then(|written| written.get(&value)).copied();
-        if write.is_none() && !self.written.is_empty() {
+        let bygone =
+            record.deleted && write.is_none() && self.removed.contains(&(state_type.clone(), key.clone()));
+        if write.is_none() && !bygone && !self.written.is_empty() {
             return Err(format!("{what} was written by nobody"));
         }
-        if self.own.contains(&(observer, write_key(record), *version, record.timestamp)) {
+        if !bygone && self.own.contains(&(observer, write_key(record), *version, record.timestamp)) {
             return Err(format!("{what} came back to its writer"));
         }
         let per_node = state_type.is_per_node();

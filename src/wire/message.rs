@@ -34,6 +34,8 @@ pub(crate) mod kind {
     pub(crate) const WANTS: u8 = 33;
     pub(crate) const COVERS: u8 = 34;
     pub(crate) const DONE: u8 = 35;
+    pub(crate) const BYGONE: u8 = 36;
+    pub(crate) const ANEW: u8 = 37;
 }
 
 /// Hashes by which two nodes see whether they hold the same.
@@ -303,6 +305,12 @@ impl Standing {
 pub(crate) struct Wants {
     /// The types that differ.
     pub(crate) types: Vec<TypeName>,
+    /// The digest of each of them, of the moment of the vectors.
+    pub(crate) digests: Vec<u64>,
+    /// Types whose digests have differed though the vectors were equal, and all dots held of them: what else is
+    /// held there is sent anew.
+    pub(crate) compared: Vec<TypeName>,
+    pub(crate) held: Vec<Dots>,
     /// The whole vector of each of them.
     pub(crate) vectors: Vec<Dots>,
     /// The whole member table, if it differs.
@@ -313,7 +321,16 @@ pub(crate) struct Wants {
 
 /// The vector of a type, whose whole delta has been sent: said last, or two replicas with equal vectors could
 /// differ for ever.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Covers {
     pub(crate) vectors: Vec<Dots>,
+    /// For each of them, up to which dot tombstones may be gone where the sender learnt of them.
+    pub(crate) floors: Vec<u64>,
+}
+
+/// Dots that both know and of which the sender holds nothing, told to who may have missed why: a tombstone that was
+/// collected since. They ascend, within a type, by source, epoch and dot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bygone {
+    pub(crate) dots: Vec<Dots>,
 }

@@ -163,8 +163,18 @@ fn rows() -> impl Strategy<Value = Vec<MemberRow>> {
 }
 
 fn wants() -> impl Strategy<Value = Wants> {
-    (many(type_name()), dots(), some(rows()), any::<bool>())
-        .prop_map(|(types, vectors, members, last)| Wants { types, vectors, members, last })
+    let types = (many(type_name()), many(number()), many(type_name()));
+    (types, dots(), dots(), some(rows()), any::<bool>()).prop_map(
+        |((types, digests, compared), vectors, held, members, last)| Wants {
+            types,
+            digests,
+            compared,
+            vectors,
+            held,
+            members,
+            last,
+        },
+    )
 }
 
 fn introduction() -> impl Strategy<Value = Introduction> {
@@ -307,7 +317,8 @@ fn every_large_message_comes_out_as_it_went_in_and_a_damaged_one_is_refused_or_s
     check(batch());
     check(dots().prop_map(|dots| DotList { dots }));
     check(wants());
-    check(dots().prop_map(|vectors| Covers { vectors }));
+    check((dots(), many(number())).prop_map(|(vectors, floors)| Covers { vectors, floors }));
+    check(dots().prop_map(|dots| Bygone { dots }));
     let types = many((type_name(), number()));
     check(
         (number(), number(), types, many(type_name())).prop_map(|(clock, members, types, disabled)| Open {

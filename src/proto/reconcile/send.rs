@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ENTRIES_PER_FRAME, FRAME_LEN, FRAMES_AHEAD, Plan, RANGES_PER_FRAME, ROWS_PER_FRAME, SYNCED_WITH,
+    ENTRIES_PER_FRAME, FRAME_LEN, FRAMES_AHEAD, Plan, RANGES_PER_ENTRY, RANGES_PER_FRAME, ROWS_PER_FRAME,
+    SYNCED_WITH,
 };
 use crate::{
     EventData, EventKind, NodeId, NodeStatus, StateType,
@@ -12,15 +13,38 @@ use crate::{
         Now, Output, Protocol, Time,
         members::{Member, rank},
         ranges::Ranges,
-        store::Vector,
+        store::{Cursor, Vector},
         timers::Timer,
     },
     wire::{
         StreamId,
         codec::Packet,
-        message::{Accusation, Covers, Dots, Forget, MemberRow, Open, Standing, Wants, kind},
+        message::{Accusation, Bygone, Covers, Dots, Forget, MemberRow, Open, Standing, Wants, kind},
     },
 };
+
+/// What is still to be told of one type.
+#[cfg_attr(test, derive(Clone))]
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) of: StateType,
+    /// What the peer has of it by now, and what it had at first.
+    theirs: Vector,
+    pub(super) first: Vector,
+    bygone: Slices,
+    /// All dots that the peer holds, if it wants to be sent anew what else there is; and from which place on.
+    pub(super) held: Option<(Vector, u32)>,
+}
+
+/// How much was told of the dots that both know and of which this side holds nothing.
+#[cfg_attr(test, derive(Clone))]
+#[derive(Debug)]
+enum Slices {
+    /// Nothing, and perhaps nothing need be.
+    None,
+    UpTo(Cursor),
+    All,
+}
 
 /// Whether a frame should take no more of a vector.
 fn is_full(vectors: &[Dots]) -> bool {
@@ -66,35 +90,61 @@ impl Protocol {
             open.types.iter().map(|(name, digest)| (StateType::from(name), *digest)).collect();
         let disabled =
             self.members.get(&exchange.peer).map(|member| member.disabled.clone()).unwrap_or_default();
+        let members_differ = self.members.hash() != open.members;
         let mut types = self.store.types();
         types.extend(theirs.keys().filter(|of| !self.config.disabled.contains(*of)).cloned());
         types.sort_unstable();
         types.dedup();
         types.retain(|of| {
-            !disabled.contains(of) && self.store.digest(of) != theirs.get(of).copied().unwrap_or(0)
+            !disabled.contains(of)
+                && !self.is_purging(of)
+                && self.store.digest(of) != theirs.get(of).copied().unwrap_or(0)
         });
-        if self.members.hash() != open.members {
+        if members_differ {
             for rows in self.rows().chunks(ROWS_PER_FRAME) {
                 self.frame_wants(stream, &Wants { members: Some(rows.to_vec()), ..Wants::default() });
             }
         }
-        let mut wants = Wants::default();
         for state_type in &types {
-            for ((source, epoch), ranges) in self.store.vector(state_type) {
-                wants.vectors.push(Dots {
-                    state_type: state_type.into(),
-                    source,
-                    epoch,
-                    ranges: ranges.to_wire(),
-                });
-                if is_full(&wants.vectors) {
-                    self.frame_wants(stream, &std::mem::take(&mut wants));
+            let vector = self.store.vector(state_type);
+            self.frame_dots(stream, state_type, vector, |vectors| Wants { vectors, ..Wants::default() });
+        }
+        let compared = self.begin_to_compare(stream, &types);
+        for state_type in &compared {
+            let held = self.store.held_dots(state_type);
+            self.frame_dots(stream, state_type, held, |held| Wants { held, ..Wants::default() });
+        }
+        let wants = Wants {
+            types: types.iter().map(Into::into).collect(),
+            digests: types.iter().map(|of| self.store.digest(of)).collect(),
+            compared: compared.iter().map(Into::into).collect(),
+            last: true,
+            ..Wants::default()
+        };
+        self.frame_wants(stream, &wants);
+    }
+
+    /// Tells dots in as many frames as they need.
+    fn frame_dots(
+        &mut self,
+        stream: StreamId,
+        state_type: &StateType,
+        vector: Vector,
+        wants: impl Fn(Vec<Dots>) -> Wants,
+    ) {
+        let mut dots = Vec::new();
+        for ((source, epoch), ranges) in vector {
+            for ranges in ranges.to_wire().chunks(RANGES_PER_ENTRY) {
+                let (state_type, source) = (state_type.into(), source.clone());
+                dots.push(Dots { state_type, source, epoch, ranges: ranges.to_vec() });
+                if is_full(&dots) {
+                    self.frame_wants(stream, &wants(std::mem::take(&mut dots)));
                 }
             }
         }
-        wants.types = types.iter().map(Into::into).collect();
-        wants.last = true;
-        self.frame_wants(stream, &wants);
+        if !dots.is_empty() {
+            self.frame_wants(stream, &wants(dots));
+        }
     }
 
     fn frame_wants(&mut self, stream: StreamId, wants: &Wants) {
@@ -122,8 +172,8 @@ impl Protocol {
         let wants = std::mem::take(&mut exchange.theirs);
         let peer = exchange.peer.clone();
         let mut plan = Plan::default();
-        if let Some(rows) = wants.members {
-            let rows: BTreeMap<_, _> = rows.into_iter().map(|row| (row.node_id.clone(), row)).collect();
+        if let Some(rows) = &wants.members {
+            let rows: BTreeMap<_, _> = rows.iter().map(|row| (row.node_id.clone(), row.clone())).collect();
             exchange.rows.clone_from(&rows);
             for (id, member) in self.members.iter() {
                 let lacks = rows.get(id).is_none_or(|row| {
@@ -147,24 +197,36 @@ impl Protocol {
             }
             self.consider_rows(&peer, &rows, now);
         }
-        let mut vectors: BTreeMap<StateType, Vector> = BTreeMap::new();
-        for dots in &wants.vectors {
-            if let (Some(of), Some(ranges)) =
-                (self.kept_type(&dots.state_type), Ranges::from_wire(&dots.ranges))
-            {
-                vectors.entry(of).or_default().insert((dots.source.clone(), dots.epoch), ranges);
-            }
-        }
+        let mut vectors = self.by_type(&wants.vectors);
+        let mut held = self.by_type(&wants.held);
+        let compared: BTreeSet<StateType> = wants.compared.iter().map(Into::into).collect();
+        self.note_unexplained(&wants, &vectors);
         let types: BTreeSet<_> = wants.types.iter().collect();
         for name in types {
-            if let Some(of) = self.kept_type(name) {
+            if let Some(of) = self.kept_type(name).filter(|of| !self.is_purging(of)) {
                 let theirs = vectors.remove(&of).unwrap_or_default();
-                plan.types.push_back((of, theirs.clone(), theirs));
+                let first = theirs.clone();
+                let held = compared.contains(&of).then(|| (held.remove(&of).unwrap_or_default(), 0));
+                plan.types.push_back(Part { of, theirs, first, bygone: Slices::None, held });
             }
         }
         if let Some(exchange) = self.exchanges.get_mut(&stream) {
             exchange.plan = Some(plan);
         }
+    }
+
+    /// Dots of the types that are kept here, by type.
+    fn by_type(&self, list: &[Dots]) -> BTreeMap<StateType, Vector> {
+        let mut vectors: BTreeMap<StateType, Vector> = BTreeMap::new();
+        for dots in list {
+            if let (Some(of), Some(ranges)) =
+                (self.kept_type(&dots.state_type), Ranges::from_wire(&dots.ranges))
+            {
+                let vector = vectors.entry(of).or_default();
+                vector.entry((dots.source.clone(), dots.epoch)).or_default().union(&ranges);
+            }
+        }
+        vectors
     }
 
     /// How the peer sees those whom both know by the same claim.
@@ -204,7 +266,8 @@ impl Protocol {
                 break;
             }
             let Some(mut plan) = exchange.plan.take() else { break };
-            let frames = self.next_frames(&mut plan, now);
+            let peer = exchange.peer.clone();
+            let frames = self.next_frames(&peer, &mut plan, now);
             let done = frames.is_empty();
             for packet in frames {
                 self.frame(stream, packet);
@@ -224,7 +287,7 @@ impl Protocol {
     }
 
     /// The next slice of the plan; more than one frame only where what belongs together must be sent at once.
-    fn next_frames(&mut self, plan: &mut Plan, now: Now) -> Vec<Packet> {
+    fn next_frames(&mut self, peer: &NodeId, plan: &mut Plan, now: Now) -> Vec<Packet> {
         let mut packet = Packet::new();
         for forget in plan.forgets.drain(..) {
             packet.push(kind::FORGET, &forget);
@@ -239,38 +302,65 @@ impl Protocol {
         if !packet.is_empty() {
             return vec![packet];
         }
-        let Some((state_type, mut theirs, first)) = plan.types.pop_front() else { return Vec::new() };
-        let (batches, more) = self.store.delta(&state_type, &theirs, FRAME_LEN, now);
+        let Some(mut part) = plan.types.pop_front() else { return Vec::new() };
+        let (batches, more) = self.store.delta(&part.of, &part.theirs, FRAME_LEN, now);
         for batch in &batches {
-            let known = theirs.entry((batch.source.clone(), batch.epoch)).or_default();
+            let known = part.theirs.entry((batch.source.clone(), batch.epoch)).or_default();
             for record in &batch.records {
                 known.insert(record.seq);
             }
             packet.push(kind::RECORDS, batch);
         }
-        if more {
+        if more
+            || self.tell_bygone(&mut part, &mut packet)
+            || self.tell_anew(peer, &mut part, &mut packet, now)
+        {
             // The next slice begins where this one ended, by what the peer has by then; what changed
             // meanwhile is among it.
-            plan.types.push_front((state_type, theirs, first));
+            plan.types.push_front(part);
             return vec![packet];
         }
         // Claims last, together with the last slice: nothing can change in between.
+        self.claims(&part, packet)
+    }
+
+    /// Tells a peer that lacks dots whose tombstones may be gone the next of what has become bygone; whether there
+    /// was any.
+    fn tell_bygone(&self, part: &mut Part, packet: &mut Packet) -> bool {
+        loop {
+            let first = match &part.bygone {
+                Slices::All => return false,
+                Slices::None if !self.store.is_below_floor(&part.of, &part.theirs) => return false,
+                Slices::None => None,
+                Slices::UpTo(cursor) => Some(cursor),
+            };
+            let (dots, next) = self.store.bygone(&part.of, &part.first, first);
+            part.bygone = next.map_or(Slices::All, Slices::UpTo);
+            if !dots.is_empty() {
+                packet.push(kind::BYGONE, &Bygone { dots });
+                return true;
+            }
+        }
+    }
+
+    /// What a type's whole delta covers.
+    fn claims(&self, part: &Part, mut packet: Packet) -> Vec<Packet> {
         let mut frames = Vec::new();
-        let mut covers = Covers { vectors: Vec::new() };
-        for ((source, epoch), ranges) in self.store.vector(&state_type) {
-            let had = first.get(&(source.clone(), epoch));
+        let mut covers = Covers::default();
+        for ((source, epoch), ranges) in self.store.vector(&part.of) {
+            let had = part.first.get(&(source.clone(), epoch));
             if had.is_some_and(|had| ranges.minus(had).is_empty()) {
                 continue;
             }
+            covers.floors.push(self.store.floor(&part.of, &source, epoch));
             covers.vectors.push(Dots {
-                state_type: (&state_type).into(),
+                state_type: (&part.of).into(),
                 source,
                 epoch,
                 ranges: ranges.to_wire(),
             });
             if is_full(&covers.vectors) {
-                packet.push(kind::COVERS, &covers);
-                covers.vectors.clear();
+                packet.push(kind::COVERS, &std::mem::take(&mut covers));
                 frames.push(std::mem::replace(&mut packet, Packet::new()));
             }
         }

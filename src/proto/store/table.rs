@@ -46,6 +46,9 @@ pub(super) struct Life {
     source: NodeId,
     epoch: u64,
     known: Ranges,
+    /// The greatest dot whose tombstone was collected, here or where the dot was learnt from; 0 if none was. Who
+    /// lacks a dot up to here may hold what that tombstone had deleted.
+    floor: u64,
     /// Invariant: exactly the dots of the records held, tombstones included, each with its slot.
     dots: BTreeMap<u64, u32>,
 }
@@ -66,7 +69,8 @@ pub(super) struct Table {
     /// What ends, and since when what has ended is a tombstone, each with its slot.
     expiries: BTreeSet<(Time, u32)>,
     tombstones: BTreeSet<(Time, u32)>,
-    /// Invariant: the sum of the hashes of the live records and of the vector's entries.
+    /// Invariant: the sum of the hashes of the records that live until they are superseded, and of the vector's
+    /// entries. What ends by itself does so at each node at a moment of its own, and is told apart by its dot.
     digest: u64,
     live: usize,
 }
@@ -207,13 +211,31 @@ impl Table {
         let number = *self.numbers.entry((source.clone(), epoch)).or_insert(next);
         if number == next {
             let (source, known) = (source.clone(), Ranges::default());
-            self.lives.push(Life { source, epoch, known, dots: BTreeMap::new() });
+            self.lives.push(Life { source, epoch, known, floor: 0, dots: BTreeMap::new() });
         }
         number
     }
 
     pub(super) fn ranges(&self, source: &NodeId, epoch: u64) -> Option<&Ranges> {
         self.life(source, epoch).map(|life| &life.known).filter(|known| !known.is_empty())
+    }
+
+    /// For each source and epoch of which a tombstone was collected: what is known, and the floor.
+    pub(super) fn floors(&self) -> impl Iterator<Item = (&NodeId, u64, &Ranges, u64)> {
+        let lives = self.lives.iter().filter(|life| life.floor > 0);
+        lives.map(|life| (&life.source, life.epoch, &life.known, life.floor))
+    }
+
+    pub(super) fn floor(&self, source: &NodeId, epoch: u64) -> u64 {
+        self.life(source, epoch).map_or(0, |life| life.floor)
+    }
+
+    /// A dot up to there has no tombstone any more where it was learnt from. Beyond what is known here a floor
+    /// means nothing.
+    pub(super) fn raise_floor(&mut self, source: &NodeId, epoch: u64, floor: u64) {
+        let Some(number) = self.numbers.get(&(source.clone(), epoch)) else { return };
+        let life = &mut self.lives[*number as usize];
+        life.floor = life.floor.max(floor.min(life.known.max().unwrap_or(0)));
     }
 
     /// Changes what is known of a source's epoch.
@@ -289,6 +311,8 @@ impl Table {
                 self.numbers.keys().filter(|(source, epoch)| !keeps(source, *epoch)).cloned().collect();
             for (source, epoch) in lives {
                 self.learn(&source, epoch, |known| *known = Ranges::default());
+                let number = self.life_number(&source, epoch) as usize;
+                self.lives[number].floor = 0;
             }
         }
         next
@@ -316,7 +340,29 @@ impl Table {
     /// Forgets the next tombstone that has been one for so long; whether there was one.
     pub(super) fn collect(&mut self, age: Duration, now: Time) -> bool {
         let old = self.tombstones.first().copied().filter(|(ended, _)| now.since(*ended) >= age);
-        old.and_then(|(_, number)| self.take_out(number)).is_some()
+        let Some(gone) = old.and_then(|(_, number)| self.take_out(number)) else { return false };
+        self.raise_floor(&gone.source, gone.epoch, gone.seq);
+        true
+    }
+
+    /// Drops what lives among the next records with these dots; what that was, with its keys, and from which dot
+    /// on it goes on.
+    pub(super) fn drop_live(
+        &mut self,
+        source: &NodeId,
+        epoch: u64,
+        (lo, hi): (u64, u64),
+        most: usize,
+    ) -> (Vec<(String, Record)>, Option<u64>) {
+        let page: Vec<_> = self.at(source, epoch, lo, hi).take(most).collect();
+        let next = page.last().filter(|_| page.len() == most).map(|last| last.seq() + 1);
+        let live = page.iter().filter(|held| !held.is_deleted());
+        let live: Vec<_> = live.map(|held| held.key().to_owned()).collect();
+        let found = live.into_iter().filter_map(|key| {
+            let number = self.find(&key, source)?;
+            self.take_out(number).map(|record| (key, record))
+        });
+        (found.collect(), next.filter(|next| *next <= hi))
     }
 
     fn key_hash(&self, key: &str, source: &NodeId) -> u32 {
@@ -362,6 +408,16 @@ impl Table {
         dots.filter_map(|(_, number)| self.at_number(Some(*number)))
     }
 
+    /// All dots of which something is held.
+    pub(super) fn held_dots(&self) -> Vector {
+        let mut held = Vector::new();
+        for life in self.lives.iter().filter(|life| !life.dots.is_empty()) {
+            let dots = held.entry((life.source.clone(), life.epoch)).or_default();
+            life.dots.keys().for_each(|seq| dots.insert_range(*seq, *seq));
+        }
+        held
+    }
+
     /// A source's records, of whatever epoch.
     pub(super) fn of_source(&self, source: &NodeId) -> impl Iterator<Item = Held<'_>> {
         let lives = self.numbers.range((source.clone(), 0)..=(source.clone(), u64::MAX));
@@ -373,7 +429,7 @@ impl Table {
     fn count(&mut self, number: u32, enters: bool) {
         let Some(held) = self.at_number(Some(number)) else { return };
         let (life, seq, fate) = (held.slot.life as usize, held.seq(), held.fate());
-        let hash = if held.is_deleted() { 0 } else { self.record_hash(held) };
+        let hash = if fate == Fate::Stays { self.record_hash(held) } else { 0 };
         let ends = match fate {
             Fate::Stays => None,
             Fate::Ends(at) => Some((&mut self.expiries, at)),
@@ -429,12 +485,9 @@ impl Table {
         let (mut index, mut expiries, mut tombstones) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for (number, slot) in self.slots.from(0) {
             let held = self.at_number(Some(number)).unwrap();
-            if !held.is_deleted() {
-                digest = digest.wrapping_add(self.record_hash(held));
-                live += 1;
-            }
+            live += usize::from(!held.is_deleted());
             match held.fate() {
-                Fate::Stays => {}
+                Fate::Stays => digest = digest.wrapping_add(self.record_hash(held)),
                 Fate::Ends(at) => _ = expiries.insert((at, number)),
                 Fate::Ended(at) => _ = tombstones.insert((at, number)),
             }
