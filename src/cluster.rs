@@ -138,10 +138,30 @@ impl Cluster {
     /// of two) held when it joined. Returns at once if that is so already, and for the first node of a
     /// cluster: one that has neither seeds nor peers.
     ///
-    /// A load balancer takes its address only then.
+    /// A load balancer takes its address only then. With a limit of zero it says whether that is so by now.
     ///
     /// # Errors
-    /// [`Error::Timeout`] after `limit`; [`Error::NotRunning`], also if the node stops meanwhile.
+    /// [`Error::Timeout`] after `limit`; [`Error::NotRunning`], also as soon as the node is stopped meanwhile.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// # use phalanx::{Authority, Cluster, Config, NodeId};
+    /// # async fn example() -> Result<(), phalanx::Error> {
+    /// # let mut config = Config::default();
+    /// # config.enabled = true;
+    /// # config.bind_address = std::net::Ipv4Addr::LOCALHOST.into();
+    /// # config.bind_port = 0;
+    /// # config.identity = Some(Authority::generate("edge")?.issue(&NodeId::new("lb-1")?)?);
+    /// # let cluster = Cluster::new(config)?;
+    /// # cluster.start().await?;
+    /// let synced = cluster.wait_synced(Duration::from_secs(10)).await?;
+    /// assert_eq!(synced.peers, 0); // the first of a cluster has nobody to wait for
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(example())?;
+    /// # Ok::<(), phalanx::Error>(())
+    /// ```
     pub async fn wait_synced(&self, limit: Duration) -> Result<Synced, Error> {
         self.driver().wait_synced(limit).await
     }
@@ -253,7 +273,32 @@ impl Cluster {
     /// # Errors
     /// [`Error::InvalidStateType`] unless the type's name has 1 to 64 bytes without control characters;
     /// [`Error::TypeDisabled`]; [`Error::InvalidKey`] unless the key has 1 to 512 bytes; those of
-    /// [`Value::encode`].
+    /// [`Value::encode`]; [`Error::Overloaded`] if more than 16 MiB wait to be spread (12 MiB for
+    /// `conntrack`).
+    ///
+    /// # Examples
+    /// ```
+    /// use phalanx::StateType;
+    /// # use phalanx::{Authority, Cluster, Config, NodeId};
+    /// # async fn example() -> Result<(), phalanx::Error> {
+    /// # let mut config = Config::default();
+    /// # config.enabled = true;
+    /// # config.bind_address = std::net::Ipv4Addr::LOCALHOST.into();
+    /// # config.bind_port = 0;
+    /// # config.identity = Some(Authority::generate("edge")?.issue(&NodeId::new("lb-1")?)?);
+    /// # let cluster = Cluster::new(config)?;
+    /// # cluster.start().await?;
+    /// let routes = StateType::shared("routes");
+    /// cluster.broadcast(&routes, "/api", &["backend-7", "backend-8"])?;
+    /// let record = cluster.get(&routes, "/api").expect("just written");
+    /// assert_eq!(record.value.decode::<Vec<String>>()?, ["backend-7", "backend-8"]);
+    /// cluster.remove(&routes, "/api")?;
+    /// assert!(cluster.get(&routes, "/api").is_none());
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(example())?;
+    /// # Ok::<(), phalanx::Error>(())
+    /// ```
     pub fn broadcast(
         &self,
         state_type: impl Into<StateType>,
@@ -266,7 +311,29 @@ impl Cluster {
     /// As [`broadcast`](Self::broadcast), with a time to live or ahead of other records.
     ///
     /// # Errors
-    /// Those of [`broadcast`](Self::broadcast).
+    /// Those of [`broadcast`](Self::broadcast), but an urgent record is never refused as too much.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use phalanx::Options;
+    /// # use phalanx::{Authority, Cluster, Config, NodeId};
+    /// # async fn example() -> Result<(), phalanx::Error> {
+    /// # let mut config = Config::default();
+    /// # config.enabled = true;
+    /// # config.bind_address = std::net::Ipv4Addr::LOCALHOST.into();
+    /// # config.bind_port = 0;
+    /// # config.identity = Some(Authority::generate("edge")?.issue(&NodeId::new("lb-1")?)?);
+    /// # let cluster = Cluster::new(config)?;
+    /// # cluster.start().await?;
+    /// let mut options = Options::default();
+    /// options.ttl = Some(Duration::from_secs(30)); // gone everywhere in half a minute, unless written again
+    /// cluster.broadcast_with("leases", "job-1", "lb-1", options)?;
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(example())?;
+    /// # Ok::<(), phalanx::Error>(())
+    /// ```
     pub fn broadcast_with(
         &self,
         state_type: impl Into<StateType>,
@@ -280,11 +347,34 @@ impl Cluster {
         written.transpose()
     }
 
-    /// As [`broadcast`](Self::broadcast), and waits until every alive node has acknowledged the record,
-    /// `limit` at most: which did, and which did not. To have run out of time is no error.
+    /// As [`broadcast`](Self::broadcast), and waits until every alive node that keeps the type has acknowledged
+    /// the record, `limit` at most: which did, and which did not. To have run out of time is no error; with a
+    /// limit of zero nobody else is waited for.
     ///
     /// # Errors
-    /// Those of [`broadcast`](Self::broadcast); [`Error::NotRunning`], also if the node stops meanwhile.
+    /// Those of [`broadcast`](Self::broadcast); [`Error::NotRunning`], also as soon as the node is stopped
+    /// meanwhile, and the record is then on its way all the same.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// # use phalanx::{Authority, Cluster, Config, NodeId};
+    /// # async fn example() -> Result<(), phalanx::Error> {
+    /// # let mut config = Config::default();
+    /// # config.enabled = true;
+    /// # config.bind_address = std::net::Ipv4Addr::LOCALHOST.into();
+    /// # config.bind_port = 0;
+    /// # config.identity = Some(Authority::generate("edge")?.issue(&NodeId::new("lb-1")?)?);
+    /// # let cluster = Cluster::new(config)?;
+    /// # cluster.start().await?;
+    /// let spread = cluster.broadcast_confirmed("routes", "/api", "backend-7", Duration::from_secs(5)).await?;
+    /// assert!(spread.reached.contains(&cluster.node_id()));
+    /// assert!(spread.missing.is_empty(), "not yet known to {:?}", spread.missing);
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(example())?;
+    /// # Ok::<(), phalanx::Error>(())
+    /// ```
     pub async fn broadcast_confirmed(
         &self,
         state_type: impl Into<StateType>,
@@ -302,7 +392,32 @@ impl Cluster {
     /// # Errors
     /// [`Error::ForeignSource`] if a record names another node as its source; [`Error::VersionTooHigh`]
     /// beyond what the wall clock allows; those of [`broadcast`](Self::broadcast). Then none of the batch was
-    /// taken. [`Error::Overloaded`] if more than 16 MiB wait to be spread (12 MiB for `conntrack`).
+    /// taken.
+    ///
+    /// # Examples
+    /// ```
+    /// use phalanx::{SyncableState, Value};
+    /// # use phalanx::{Authority, Cluster, Config, NodeId};
+    /// # async fn example() -> Result<(), phalanx::Error> {
+    /// # let mut config = Config::default();
+    /// # config.enabled = true;
+    /// # config.bind_address = std::net::Ipv4Addr::LOCALHOST.into();
+    /// # config.bind_port = 0;
+    /// # config.identity = Some(Authority::generate("edge")?.issue(&NodeId::new("lb-1")?)?);
+    /// # let cluster = Cluster::new(config)?;
+    /// # cluster.start().await?;
+    /// let me = cluster.node_id();
+    /// let mut records = Vec::new();
+    /// for (key, weight) in [("backend-7", 10), ("backend-8", 30)] {
+    ///     let value = Value::encode(&weight)?;
+    ///     records.push(SyncableState::new("weights", key, value, cluster.next_version(), me.clone()));
+    /// }
+    /// assert_eq!(cluster.broadcast_many(records)?, 2);
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(example())?;
+    /// # Ok::<(), phalanx::Error>(())
+    /// ```
     pub fn broadcast_many(&self, states: Vec<SyncableState>) -> Result<usize, Error> {
         self.check_many(&states)?;
         self.driver().command(|protocol, now| protocol.broadcast_many(states, now)).unwrap_or(Ok(0))
@@ -407,6 +522,31 @@ impl Cluster {
     /// Up to 1,024 changes wait for the reader; one that is slower is told how many it missed, and begins
     /// anew with another `watch`. The stream lasts through stops and starts, and ends when the last handle
     /// is gone; a start tells every record anew.
+    ///
+    /// # Examples
+    /// ```
+    /// use futures_util::StreamExt;
+    /// use phalanx::StateChange;
+    /// # use phalanx::{Authority, Cluster, Config, NodeId};
+    /// # async fn example() -> Result<(), phalanx::Error> {
+    /// # let mut config = Config::default();
+    /// # config.enabled = true;
+    /// # config.bind_address = std::net::Ipv4Addr::LOCALHOST.into();
+    /// # config.bind_port = 0;
+    /// # config.identity = Some(Authority::generate("edge")?.issue(&NodeId::new("lb-1")?)?);
+    /// # let cluster = Cluster::new(config)?;
+    /// # cluster.start().await?;
+    /// let mut changes = cluster.watch(&"routes".into());
+    /// cluster.broadcast("routes", "/api", "backend-7")?;
+    /// match changes.next().await {
+    ///     Some(StateChange::Put { new, old: None }) => assert_eq!(new.key, "/api"),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(example())?;
+    /// # Ok::<(), phalanx::Error>(())
+    /// ```
     pub fn watch(&self, state_type: &StateType) -> StateStream {
         self.driver().watch(state_type, FEED_LEN_MAX)
     }

@@ -349,7 +349,8 @@ impl SyncableState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
-    /// How long the record lives unless it is written again; `None`: until it is removed. Default: none.
+    /// How long the record lives unless it is written again; `None`: until it is removed. Zero: it is told, and
+    /// ends at once. Default: none.
     pub ttl: Option<Duration>,
     /// Goes ahead of other records and takes two relays a range. Default: false.
     pub urgent: bool,

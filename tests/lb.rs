@@ -390,7 +390,8 @@ async fn rules_and_reports_that_make_no_sense_are_refused_and_change_nothing() {
     assert!(error.contains("Fraction") && error.contains("NaN"), "{error}");
     let circuits = CircuitBreakers::attach(&cluster).unwrap();
     circuits.open("b7", 0.5, LIMIT).unwrap();
-    for (rate, period) in [(1.5, LIMIT), (f64::NAN, LIMIT), (0.5, Duration::ZERO), (0.5, Duration::MAX)] {
+    let rates = [1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0].map(|rate| (rate, LIMIT));
+    for (rate, period) in rates.into_iter().chain([(0.5, Duration::ZERO), (0.5, Duration::MAX)]) {
         assert!(matches!(circuits.open("b7", rate, period), Err(Error::InvalidReport { .. })));
     }
     assert!(matches!(circuits.open("", 0.5, LIMIT), Err(Error::InvalidKey { .. })));

@@ -279,6 +279,13 @@ impl Driver {
         }
     }
 
+    /// Waits until a turn's life takes no more commands.
+    async fn stopping(&self, turn: u64) {
+        let mut progress = self.progress.subscribe();
+        let over = |now: &(u64, Status)| now.0 != turn || matches!(now.1, Status::Stopping | Status::Stopped);
+        let _ = progress.wait_for(over).await; // the sender is ours: it cannot be gone
+    }
+
     /// Waits until a turn has ended.
     async fn ended(&self, turn: u64) {
         let mut progress = self.progress.subscribe();
@@ -588,7 +595,12 @@ impl Driver {
             life.step(|protocol, now| protocol.broadcast(state_type, key, value, Options::default(), now));
         written.ok_or(Error::NotRunning)??;
         let spread = life.confirm(state_type, key, limit).ok_or(Error::NotRunning)?;
-        spread.await.map_err(|_| Error::NotRunning)
+        let turn = life.turn();
+        drop(life); // waiting must not keep it
+        tokio::select! {
+            spread = spread => spread.map_err(|_| Error::NotRunning),
+            () = self.stopping(turn) => Err(Error::NotRunning),
+        }
     }
 
     /// Has records taken as there is room for them, and waits until they have left the outbox.
@@ -655,7 +667,7 @@ impl Driver {
     }
 
     /// Waits for something, `limit` at most: `None` after it. On the life's own runtime, since the caller may
-    /// be on another, or on none; an error once the life ends.
+    /// be on another, or on none; an error as soon as the node is stopped, however long that takes.
     pub(crate) async fn within<R: Send + 'static>(
         &self,
         limit: Duration,
@@ -668,7 +680,7 @@ impl Driver {
         drop(life);
         tokio::select! {
             result = &mut waiting.0 => result.map_err(|_| Error::NotRunning),
-            () = self.ended(turn) => Err(Error::NotRunning),
+            () = self.stopping(turn) => Err(Error::NotRunning),
         }
     }
 

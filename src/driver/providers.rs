@@ -24,6 +24,8 @@ const PENDING_MAX: usize = 4_096;
 const QUARANTINE_MAX: usize = 1_024;
 /// How many of a provider's own records are handed to the core under one lock.
 const OFFER_LEN: usize = 1_000;
+/// How long a provider's own records wait where too much waits to be spread already.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// All providers, by type.
 #[derive(Default)]
@@ -405,31 +407,49 @@ impl Worker {
     /// Whether a running core took them.
     fn hand_over(&self, records: Vec<SyncableState>) -> bool {
         let mut records = records.into_iter().peekable();
+        let mut rejected = 0;
         while records.peek().is_some() {
             let slice: Vec<_> = records.by_ref().take(OFFER_LEN).collect();
-            let Some(driver) = self.driver.upgrade() else { return false };
-            match driver.offer(slice.clone()) {
-                Some(Ok(_)) => {}
-                Some(Err(_)) => self.hand_over_singly(&driver, slice),
+            match self.offer(slice.clone()) {
+                Some(Ok(_)) => continue,
+                Some(Err(_)) => {}
                 None => return false,
             }
-        }
-        true
-    }
-
-    /// One bad record spoils its batch, not its neighbours.
-    fn hand_over_singly(&self, driver: &Driver, records: Vec<SyncableState>) {
-        let mut rejected = 0;
-        for record in records {
-            if let Some(Err(error)) = driver.offer(vec![record]) {
-                rejected += 1;
-                if rejected == 1 {
-                    let state_type = &self.state_type;
-                    tracing::warn!(%state_type, %error, "a provider offered records that cannot be taken");
+            // One bad record spoils its batch, not its neighbours.
+            for record in slice {
+                match self.offer(vec![record]) {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => {
+                        rejected += 1;
+                        if rejected == 1 {
+                            let state_type = &self.state_type;
+                            tracing::warn!(%state_type, %error, "a provider offered records that cannot be taken");
+                        }
+                    }
+                    None => return false,
                 }
             }
         }
         self.counters.rejected.fetch_add(rejected, SeqCst);
+        true
+    }
+
+    /// Offers records to the core, as soon as there is room for them; `None` if it does not run.
+    fn offer(&self, records: Vec<SyncableState>) -> Option<Result<usize, Error>> {
+        loop {
+            let result = self.driver.upgrade()?.offer(records.clone())?;
+            if !matches!(result, Err(Error::Overloaded { .. })) {
+                return Some(result);
+            }
+            let queue = lock(&self.queue);
+            let (queue, _) = self
+                .changed
+                .wait_timeout_while(queue, RETRY, |queue| !queue.closed)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            if queue.closed {
+                return None;
+            }
+        }
     }
 }
 

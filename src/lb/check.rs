@@ -16,12 +16,12 @@ pub(super) fn share(what: &str, share: f64) -> Result<(), Error> {
     Err(refused(what, share.to_string(), "a share is over 0 and at most 1"))
 }
 
-/// A rate of errors: from 0 to 1.
+/// A rate of errors: from 0 to 1. Not -0, which equals 0 but is another value on the wire and in a hash.
 pub(super) fn rate(what: &str, rate: f64) -> Result<(), Error> {
-    if (0.0..=1.0).contains(&rate) {
+    if (0.0..=1.0).contains(&rate) && rate.is_sign_positive() {
         return Ok(());
     }
-    Err(refused(what, rate.to_string(), "a rate is from 0 to 1"))
+    Err(refused(what, rate.to_string(), "a rate is from 0 to 1, without a sign"))
 }
 
 /// How many of something: one at least.
@@ -77,6 +77,8 @@ mod tests {
             assert!(error.contains("the share") && error.contains("at most 1"), "{error}");
             assert!(rate("the rate", bad).is_err() || bad == 0.0);
         }
+        assert!(share("the share", -0.0).is_err() && rate("the rate", -0.0).is_err());
+        assert!(rate("the rate", 0.0).is_ok() && rate("the rate", 1.0).is_ok());
         assert!(count("k", 0).is_err() && count("k", 1).is_ok());
         assert!(period("the period", Duration::ZERO).is_err() && period("it", Duration::MAX).is_err());
         assert!(key("").is_err() && key(&"k".repeat(513)).is_err() && key("k").is_ok());

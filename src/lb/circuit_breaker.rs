@@ -75,7 +75,21 @@ pub struct CircuitView {
     pub probers: Vec<NodeId>,
 }
 
-/// How breakers make one state.
+/// How breakers make one state. All nodes of a cluster should have the same rule.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use phalanx::lb::{CircuitBreakers, CircuitRule, CircuitState};
+/// # fn example(cluster: &phalanx::Cluster) -> Result<(), phalanx::Error> {
+/// let breakers = CircuitBreakers::attach_with(cluster, CircuitRule::AtLeast(2))?;
+/// breakers.open("backend-7", 0.6, Duration::from_secs(30))?;
+/// assert_eq!(breakers.state("backend-7"), CircuitState::Closed); // this node is alone with its opinion
+/// # Ok(())
+/// # }
+/// # example(&phalanx::Cluster::new(phalanx::Config::default())?)?;
+/// # Ok::<(), phalanx::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum CircuitRule {
@@ -206,7 +220,7 @@ impl CircuitBreakers {
     ///
     /// # Errors
     /// [`Error::InvalidKey`] unless the target's name has 1 to 512 bytes; [`Error::InvalidReport`] unless the
-    /// rate is from 0 to 1 and the period from 1 ms to 366 days.
+    /// rate is from 0 to 1, and neither NaN nor -0, and the period from 1 ms to 366 days.
     pub fn open(&self, target: impl AsRef<str>, error_rate: f64, period: Duration) -> Result<(), Error> {
         check::rate("the error rate", error_rate)?;
         check::period("the period", period)?;

@@ -182,6 +182,20 @@ impl fmt::Debug for HealthRule {
 }
 
 /// How a [`HealthTable`] judges. All nodes of a cluster should have the same.
+///
+/// # Examples
+/// ```
+/// use phalanx::lb::{HealthRule, HealthRules, HealthTable};
+/// # fn example(cluster: &phalanx::Cluster) -> Result<(), phalanx::Error> {
+/// let mut rules = HealthRules::default();
+/// rules.rule = HealthRule::AtLeast(2); // one balancer with a fault of its own takes nothing out
+/// rules.unhealthy_max = 0.5; // if more than half look down, the checks are doubted instead
+/// let table = HealthTable::attach_with(cluster, rules)?;
+/// # Ok(())
+/// # }
+/// # example(&phalanx::Cluster::new(phalanx::Config::default())?)?;
+/// # Ok::<(), phalanx::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HealthRules {

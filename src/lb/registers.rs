@@ -77,6 +77,8 @@ pub(super) struct Unreadable {
     sources: BTreeSet<NodeId>,
 }
 
+/// How many writes are taken at once.
+const WRITES_LEN: usize = 512;
 /// Sources whose unreadable values are reported one by one; those of more are counted only.
 const REPORTED_MAX: usize = 256;
 
@@ -304,9 +306,9 @@ impl<V: Serialize + DeserializeOwned + Clone + PartialEq> Registers<V> {
         !self.dirty.is_empty()
     }
 
-    /// The writes that are due, each with its newest value.
+    /// The first of the writes that are due, each with its newest value.
     pub(super) fn take_writes(&mut self, urgent: bool, now: Moment) -> Vec<Write> {
-        let dirty = std::mem::take(&mut self.dirty);
+        let dirty: Vec<_> = std::iter::from_fn(|| self.dirty.pop_first()).take(WRITES_LEN).collect();
         let write = |key: Arc<str>| {
             let mine = self.mine.get(&key);
             let ttl = mine.and_then(|mine| mine.ends).map(|ends| ends.saturating_sub(now));

@@ -29,8 +29,6 @@ use crate::{
 const ROOM: usize = 65_536;
 /// How many changes a table takes over under one lock, so that readers are never kept waiting for long.
 const SLICE: usize = 512;
-/// How many records are written under one lock of the core.
-const WRITES_LEN: usize = 512;
 /// How long a write that was refused waits.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -61,7 +59,7 @@ pub(crate) trait Heart: Send + Sync + 'static {
     fn next_timeout(&self) -> Option<Moment>;
 
     fn has_writes(&self) -> bool;
-    /// The writes that are due, in order.
+    /// The first of the writes that are due, in order: as many as may be written under one lock of the core.
     fn take_writes(&mut self, now: Moment) -> Vec<Write>;
     /// A write was refused since too much waits; it is to be tried again.
     fn retry(&mut self, write: &Write);
@@ -71,6 +69,24 @@ pub(crate) trait Heart: Send + Sync + 'static {
 }
 
 /// A change of what a table shows, as [`changes`](super::HealthTable::changes) tells it.
+///
+/// # Examples
+/// ```
+/// use phalanx::lb::{Change, Health, HealthTable};
+/// # fn example(cluster: &phalanx::Cluster) -> Result<(), phalanx::Error> {
+/// let table = HealthTable::attach(cluster)?;
+/// table.on_change(|change| match change {
+///     Change::Changed { key, new: Some(view), .. } => println!("{key} is {:?}: {}", view.status, view.reason),
+///     Change::Changed { key, new: None, .. } => println!("nobody says anything of {key} any more"),
+///     Change::Lagged { missed } => println!("{missed} changes were missed; look at the whole table"),
+///     _ => {}
+/// });
+/// table.report("web-1", Health::healthy())?; // "web-1 is Healthy: 0 of 1 say it is unhealthy"
+/// # Ok(())
+/// # }
+/// # example(&phalanx::Cluster::new(phalanx::Config::default())?)?;
+/// # Ok::<(), phalanx::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change<V> {
@@ -188,13 +204,14 @@ impl<H: Heart> Table<H> {
     /// Has the heart take something over, tells who wants to know, and writes what comes of it.
     pub(super) fn act<R>(&self, act: impl FnOnce(&mut H, Moment, &mut Changes<H::View>) -> R) -> R {
         let (result, wakes, writes) = self.shared.with(|heart, now, changes| {
-            let before = heart.next_timeout();
+            let (before, busy) = (heart.next_timeout(), heart.has_writes());
             let result = act(heart, now, changes);
             let next = heart.next_timeout();
             let sooner = next.is_some_and(|next| before.is_none_or(|before| next < before));
-            (result, sooner, heart.has_writes())
+            // Whoever made the first of them due writes what came after it, too.
+            (result, sooner, heart.has_writes() && !busy)
         });
-        if (writes && self.shared.flush()) || wakes {
+        if (writes && self.shared.flush() != Flush::Whole) || wakes {
             self.shared.wake();
         }
         result
@@ -242,13 +259,12 @@ impl<H: Heart> Shared<H> {
         result
     }
 
-    /// Writes what is due; whether some of it was refused for the time being.
-    fn flush(&self) -> bool {
+    /// Writes the first of what is due.
+    fn flush(&self) -> Flush {
         let _turn = lock(&self.turn);
         let writes = write(&self.heart).take_writes(self.now());
-        let Some(driver) = self.driver.upgrade() else { return false };
         let mut refused = Vec::new();
-        for writes in writes.chunks(WRITES_LEN) {
+        if let Some(driver) = self.driver.upgrade() {
             driver.command(|protocol, now| {
                 for write in writes.iter().filter(|write| driver.switch_off(&write.state_type).is_none()) {
                     let (of, key) = (&write.state_type, write.key.as_str());
@@ -263,11 +279,14 @@ impl<H: Heart> Shared<H> {
                 }
             });
         }
+        if refused.is_empty() {
+            return if read(&self.heart).has_writes() { Flush::More } else { Flush::Whole };
+        }
         let mut heart = write(&self.heart);
-        for write in &refused {
+        for write in refused {
             heart.retry(write);
         }
-        !refused.is_empty()
+        Flush::Refused
     }
 
     fn wake(&self) {
@@ -366,10 +385,13 @@ impl<H: Heart> Feeder<H> {
         });
         self.is_reading &= !whole;
         let now = shared.now();
+        let mut more = false;
         if writes && self.retry_at.is_none_or(|at| at <= now) {
-            self.retry_at = shared.flush().then(|| now + RETRY);
+            let flush = shared.flush();
+            self.retry_at = (flush == Flush::Refused).then(|| now + RETRY);
+            more = flush == Flush::More;
         }
-        if self.is_reading || self.lagged || slice.len() >= SLICE { Turn::Busy } else { Turn::Idle }
+        if more || self.is_reading || self.lagged || slice.len() >= SLICE { Turn::Busy } else { Turn::Idle }
     }
 
     /// The next changes; `None` once the cluster is gone. Has whatever comes later wake the thread, unless
@@ -430,6 +452,17 @@ impl<H: Heart> Feeder<H> {
             shared.with(|heart, now, changes| heart.set_live(Arc::clone(&self.live), now, changes));
         }
     }
+}
+
+/// How far a flush came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    /// Nothing is due any more.
+    Whole,
+    /// There is more to write at once.
+    More,
+    /// Some was refused for the time being.
+    Refused,
 }
 
 /// How a turn has ended.

@@ -218,6 +218,19 @@ impl Flow {
         let now = clock::wall_now();
         Self { nat, created: now, last_seen: now, packets: 0, bytes: 0, extra: Vec::new() }
     }
+
+    /// Takes another's place for what this version knows; what only a later one does stays.
+    pub(crate) fn replace(&mut self, flow: Self) {
+        let old = std::mem::replace(self, flow);
+        self.keep_extra(&old);
+    }
+
+    /// Keeps what a later version has said of the flow, unless there is such a word already.
+    pub(super) fn keep_extra(&mut self, of: &Self) {
+        if self.extra.is_empty() {
+            self.extra.clone_from(&of.extra);
+        }
+    }
 }
 
 /// What a node says of a flow that it carries.

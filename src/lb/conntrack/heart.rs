@@ -1,8 +1,11 @@
 //! Who carries which flow: claims, and what follows from them. The highest claim counts, by generation, then by
 //! rendezvous rank, then by name; so claims that were made at the same time end as one everywhere.
+//!
+//! Never goes through all flows at once: what concerns many of them, as a death does, is done page by page, one
+//! a call, so that whoever holds the lock lets readers in between.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry as Slot},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque, hash_map::Entry as Slot},
     sync::Arc,
     time::Duration,
 };
@@ -10,6 +13,7 @@ use std::{
 use super::{
     ConntrackRules, FlowView,
     flow::{Claim, Flow, FlowKey},
+    shards::{SHARDS, Shards},
 };
 use crate::{
     Error, NodeId, Options, StateChange, StateType, SyncableState,
@@ -32,18 +36,29 @@ const GRACE: Duration = Duration::from_secs(2);
 const REFRESHES: u32 = 3;
 /// Of so many flows at once is a promotion told.
 const PROMOTED_MAX: usize = 1_024;
+/// About how many flows are looked at in one call; each costs up to some microseconds.
+const PAGE: usize = 256;
 
 /// What is known of a flow.
 #[derive(Debug, Default)]
 struct Entry {
     /// What each node claims, this one included. Invariant: not empty, once the entry is in the table.
-    claims: Vec<(NodeId, Claim)>,
+    claims: Vec<Said>,
     /// Invariant: there is one exactly if this node is among the claimants.
     own: Option<Own>,
     /// Since when the highest claim is that of a node which does not live.
     orphaned: Option<Moment>,
     /// When it is looked at next; what was planned for other moments is stale.
     due: Option<Moment>,
+}
+
+/// What a node claims.
+#[derive(Debug)]
+struct Said {
+    node: NodeId,
+    claim: Claim,
+    /// In which reading of everything it was told.
+    reading: u32,
 }
 
 /// What this node keeps of a flow that it claims.
@@ -65,16 +80,26 @@ struct Own {
 
 impl Entry {
     fn claim_of(&self, node: &NodeId) -> Option<&Claim> {
-        self.claims.iter().find(|(of, _)| of == node).map(|(_, claim)| claim)
+        self.claims.iter().find(|said| said.node == *node).map(|said| &said.claim)
     }
 
-    /// The claim that counts.
-    fn highest(&self, key: &FlowKey) -> Option<&(NodeId, Claim)> {
-        if let [only] = &self.claims[..] {
-            return Some(only);
-        }
-        let bytes = key.to_bytes();
-        self.claims.iter().max_by_key(|(node, claim)| (claim.generation, rank(node, &bytes)))
+    fn claim_of_mut(&mut self, node: &NodeId) -> Option<&mut Claim> {
+        self.claims.iter_mut().find(|said| said.node == *node).map(|said| &mut said.claim)
+    }
+
+    fn forget(&mut self, node: &NodeId) {
+        self.claims.retain(|said| said.node != *node);
+    }
+
+    /// The claim that counts, and whose it is.
+    fn highest(&self, key: &FlowKey) -> Option<(&NodeId, &Claim)> {
+        let said = if let [only] = &self.claims[..] {
+            only
+        } else {
+            let bytes = key.to_bytes();
+            self.claims.iter().max_by_key(|said| (said.claim.generation, rank(&said.node, &bytes)))?
+        };
+        Some((&said.node, &said.claim))
     }
 
     fn view(&self, key: &FlowKey, live: &Live) -> Option<FlowView> {
@@ -94,7 +119,7 @@ impl Entry {
 pub(crate) struct Counts {
     pub(super) own: usize,
     pub(super) written: u64,
-    pub(super) promoted: u64,
+    pub(crate) promoted: u64,
     pub(super) yielded: u64,
     pub(crate) over_cap: u64,
 }
@@ -102,11 +127,28 @@ pub(crate) struct Counts {
 /// Where promotions are told: flows that this node carries from now on.
 pub(crate) type Sink = Box<dyn FnMut(Vec<(FlowKey, Flow)>) + Send + Sync>;
 
+/// What is still to be done for all flows, shard by shard.
+#[derive(Debug, Default)]
+struct Round {
+    /// The next shard. Goes round, so that a cause which comes while another is half way loses nothing.
+    place: usize,
+    /// How many shards are left.
+    left: usize,
+    since: Moment,
+    /// Who came or went: what they claim is followed.
+    turned: BTreeSet<NodeId>,
+    /// What others said, and was not told in the last reading, goes.
+    sweeps: bool,
+    /// What this node carries is written again.
+    says: bool,
+}
+
 /// All flows.
 pub(crate) struct Flows {
     rules: ConntrackRules,
     live: Arc<Live>,
-    entries: HashMap<FlowKey, Entry>,
+    entries: Shards<Entry>,
+    round: Round,
     /// How many flows each other node claims.
     claimed: BTreeMap<NodeId, usize>,
     due: BTreeMap<Moment, Vec<FlowKey>>,
@@ -114,13 +156,13 @@ pub(crate) struct Flows {
     wanted: Vec<FlowKey>,
     wanted_at: Moment,
     /// Those to be written or removed now.
-    writes: Vec<FlowKey>,
+    writes: VecDeque<FlowKey>,
     /// Own claims that were withdrawn, until the store says so too: what it says of them before is older.
     withdrawn: HashSet<FlowKey>,
     /// Whether there is a store that says what becomes of own writes.
     linked: bool,
-    /// While everything is told anew: the claims of others that were.
-    told: Option<HashSet<(FlowKey, NodeId)>>,
+    /// How often everything was told anew.
+    reading: u32,
     promoted: Vec<(FlowKey, Flow)>,
     sink: Sink,
     pub(crate) counts: Counts,
@@ -132,20 +174,26 @@ impl Flows {
         Self {
             rules,
             live: Arc::new(Live::alone(me)),
-            entries: HashMap::new(),
+            entries: Shards::new(0),
+            round: Round::default(),
             claimed: BTreeMap::new(),
             due: BTreeMap::new(),
             wanted: Vec::new(),
             wanted_at: Moment::ZERO,
-            writes: Vec::new(),
+            writes: VecDeque::new(),
             withdrawn: HashSet::new(),
             linked: false,
-            told: None,
+            reading: 0,
             promoted: Vec::new(),
             sink,
             counts: Counts::default(),
             unreadable: Unreadable::default(),
         }
+    }
+
+    /// With flows laid out as nobody outside can foresee.
+    pub(super) fn salted(self, salt: u64) -> Self {
+        Self { entries: Shards::new(salt), ..self }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -156,8 +204,10 @@ impl Flows {
         self.entries.get(key)?.view(key, &self.live)
     }
 
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &FlowKey> {
-        self.entries.keys()
+    /// The flows of one of the `SHARDS`.
+    pub(super) fn views(&self, place: usize) -> Vec<(FlowKey, FlowView)> {
+        let view = |(key, entry): (&FlowKey, &Entry)| Some((*key, entry.view(key, &self.live)?));
+        self.entries.shard(place).filter_map(view).collect()
     }
 }
 
@@ -172,12 +222,16 @@ impl Flows {
         changes: &mut Changes<FlowView>,
     ) -> bool {
         let mut flow = Some(flow);
-        if self.update(&key, now, changes, |held| *held = flow.take().unwrap_or_else(|| held.clone())) {
+        let replace = |held: &mut Flow| _ = flow.take().map(|flow| held.replace(flow));
+        if self.update(&key, now, changes, replace) {
             return false;
         }
-        let Some(flow) = flow else { return false };
+        let Some(mut flow) = flow else { return false };
         let before = self.entries.get(&key).and_then(|entry| entry.highest(&key));
         let generation = before.map_or(0, |(_, claim)| claim.generation.saturating_add(1));
+        if let Some((_, claim)) = before.filter(|(_, claim)| !claim.closed) {
+            flow.keep_extra(&claim.flow);
+        }
         self.claim(key, Claim { generation, closed: false, flow }, now, changes);
         true
     }
@@ -197,9 +251,7 @@ impl Flows {
             return false;
         }
         let old = changes.wanted().then(|| entry.view(key, &live)).flatten();
-        let Some((_, claim)) = entry.claims.iter_mut().find(|(node, _)| *node == live.me) else {
-            return false;
-        };
+        let Some(claim) = entry.claim_of_mut(&live.me) else { return false };
         change(&mut claim.flow);
         let packets = claim.flow.packets;
         let new = changes.wanted().then(|| entry.view(key, &live)).flatten();
@@ -229,7 +281,7 @@ impl Flows {
         }
         // Claims of those who carried it before may still stand somewhere: they must not count again.
         self.change(key, changes, |entry| {
-            for (_, claim) in entry.claims.iter_mut().filter(|(node, _)| *node == me) {
+            if let Some(claim) = entry.claim_of_mut(&me) {
                 claim.closed = true;
             }
             if let Some(own) = &mut entry.own {
@@ -248,10 +300,10 @@ impl Flows {
         let min_age = self.rules.min_age.min(self.rules.ttl);
         // A removal that is still due must not be forgotten with what it removes.
         let withdrawn = self.withdrawn.remove(&key);
-        let mut is_new = false;
+        let (mut is_new, reading) = (false, self.reading);
         self.change(&key, changes, |entry| {
-            entry.claims.retain(|(node, _)| *node != me);
-            entry.claims.push((me, claim));
+            entry.forget(&me);
+            entry.claims.push(Said { node: me, claim, reading });
             is_new = entry.own.is_none();
             let stored = withdrawn || entry.own.is_some_and(|own| own.stored);
             let (since, seen, resumed) = (now, now, false);
@@ -278,7 +330,7 @@ impl Flows {
         let me = self.live.me.clone();
         let Some(own) = self.entries.get(key).and_then(|entry| entry.own) else { return false };
         self.change(key, changes, |entry| {
-            entry.claims.retain(|(node, _)| *node != me);
+            entry.forget(&me);
             entry.own = None;
         });
         self.counts.own -= 1;
@@ -375,8 +427,9 @@ impl Flows {
         }
         let me = self.live.me.clone();
         self.counts.own += 1;
+        let reading = self.reading;
         self.change(&key, changes, |entry| {
-            entry.claims.push((me, claim));
+            entry.claims.push(Said { node: me, claim, reading });
             entry.own = Some(Own {
                 since: now,
                 seen: now,
@@ -407,12 +460,10 @@ impl Flows {
             }
             self.claimed.insert(node.clone(), count + 1);
         }
-        if let Some(told) = &mut self.told {
-            told.insert((key, node.clone()));
-        }
-        self.change(&key, changes, |entry| match entry.claims.iter_mut().find(|(of, _)| of == node) {
-            Some((_, held)) => *held = claim,
-            None => entry.claims.push((node.clone(), claim)),
+        let said = Said { node: node.clone(), claim, reading: self.reading };
+        self.change(&key, changes, |entry| match entry.claims.iter_mut().find(|said| said.node == *node) {
+            Some(held) => *held = said,
+            None => entry.claims.push(said),
         });
         true
     }
@@ -427,7 +478,7 @@ impl Flows {
                 self.claimed.remove(node);
             }
         }
-        self.change(key, changes, |entry| entry.claims.retain(|(of, _)| of != node));
+        self.change(key, changes, |entry| entry.forget(node));
         self.follow(key, now, changes);
     }
 
@@ -435,12 +486,12 @@ impl Flows {
     /// node's turn.
     fn follow(&mut self, key: &FlowKey, now: Moment, changes: &mut Changes<FlowView>) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        let Some((owner, claim)) = entry.highest(key).cloned() else { return };
-        if owner == self.live.me {
+        let Some((owner, claim)) = entry.highest(key) else { return };
+        if *owner == self.live.me {
             entry.orphaned = None;
             return;
         }
-        if claim.closed || self.live.has(&owner) {
+        if claim.closed || self.live.has(owner) {
             entry.orphaned = None;
             if entry.own.is_some() {
                 self.counts.yielded += 1;
@@ -448,13 +499,13 @@ impl Flows {
             }
             return;
         }
+        let claim = Claim { generation: claim.generation.saturating_add(1), ..claim.clone() };
         let since = *entry.orphaned.get_or_insert(now);
         let turn = self.live.turn_of(&self.live.me, &key.to_bytes());
         let at = since + FIRST + GRACE.saturating_mul(u32::try_from(turn).unwrap_or(u32::MAX));
         if at > now {
             return self.plan(*key, at);
         }
-        let claim = Claim { generation: claim.generation.saturating_add(1), ..claim };
         self.counts.promoted += 1;
         self.promoted.push((*key, claim.flow.clone()));
         self.claim(*key, claim, now, changes);
@@ -486,6 +537,95 @@ impl Flows {
         }
         let next = if share_at > now { share_at } else { now + refresh };
         self.plan(*key, next.min(end));
+    }
+}
+
+/// What concerns many flows at once.
+impl Flows {
+    /// Has all flows looked at from now on, with what `add` adds to what is done for each.
+    fn begin_round(&mut self, now: Moment, add: impl FnOnce(&mut Round)) {
+        if self.round.left == 0 {
+            self.round.since = now;
+        }
+        self.round.left = SHARDS;
+        add(&mut self.round);
+    }
+
+    /// Goes on with the next page.
+    fn go_on(&mut self, now: Moment, changes: &mut Changes<FlowView>) {
+        let mut looked = 0;
+        while self.round.left > 0 && looked < PAGE {
+            let shard = self.entries.shard(self.round.place);
+            looked += shard.len();
+            let concerned = shard.filter(|(_, entry)| self.is_concerned(entry, now));
+            let mut keys: Vec<_> = concerned.map(|(key, _)| *key).collect();
+            keys.sort_unstable(); // the same order in every run
+            for key in &keys {
+                self.revise(key, now, changes);
+            }
+            self.round.place = (self.round.place + 1) % SHARDS;
+            self.round.left -= 1;
+        }
+        if self.round.left == 0 {
+            self.round = Round { place: self.round.place, ..Round::default() };
+        }
+    }
+
+    fn is_concerned(&self, entry: &Entry, now: Moment) -> bool {
+        let Round { turned, sweeps, says, .. } = &self.round;
+        let has_turned = |said: &Said| turned.contains(&said.node);
+        (!turned.is_empty() && (entry.orphaned.is_some() || entry.claims.iter().any(has_turned)))
+            || (*sweeps && entry.claims.iter().any(|said| self.is_stale(said)))
+            || (*says && entry.own.is_some_and(|own| self.is_worth_saying(&own, now)))
+    }
+
+    fn is_stale(&self, said: &Said) -> bool {
+        said.node != self.live.me && said.reading != self.reading
+    }
+
+    fn is_worth_saying(&self, own: &Own, now: Moment) -> bool {
+        own.shared.is_some() || own.wanted || now >= own.since + self.rules.min_age
+    }
+
+    /// Does what the round is for.
+    fn revise(&mut self, key: &FlowKey, now: Moment, changes: &mut Changes<FlowView>) {
+        if self.round.sweeps
+            && let Some(entry) = self.entries.get(key)
+        {
+            let stale = entry.claims.iter().filter(|said| self.is_stale(said));
+            let mut stale: Vec<_> = stale.map(|said| said.node.clone()).collect();
+            stale.sort_unstable();
+            for node in &stale {
+                self.drop_claim(key, node, now, changes);
+            }
+        }
+        let own = self.entries.get(key).and_then(|entry| entry.own);
+        if self.round.says && own.is_some_and(|own| self.is_worth_saying(&own, now)) {
+            self.want(*key, now);
+        }
+        self.follow(key, now, changes);
+    }
+
+    /// Looks at the flows whose moment has come, up to a page of them.
+    fn look_at_due(&mut self, now: Moment, changes: &mut Changes<FlowView>) {
+        let mut room = PAGE;
+        while room > 0
+            && let Some(mut first) = self.due.first_entry().filter(|first| *first.key() <= now)
+        {
+            let (at, keys) = (*first.key(), first.get_mut());
+            let page = keys.split_off(keys.len().saturating_sub(room));
+            if keys.is_empty() {
+                first.remove();
+            }
+            room -= page.len();
+            for key in page {
+                let entry = self.entries.get_mut(&key).filter(|entry| entry.due == Some(at));
+                if let Some(entry) = entry {
+                    entry.due = None;
+                    self.look(&key, now, changes);
+                }
+            }
+        }
     }
 }
 
@@ -528,84 +668,52 @@ impl Heart for Flows {
         let old = std::mem::replace(&mut self.live, live);
         // Who came or went matters only if it claims something.
         let has_turned = |node: &&NodeId| old.has(node) != self.live.has(node);
-        let turned: HashSet<_> = self.claimed.keys().filter(has_turned).cloned().collect();
-        if turned.is_empty() {
-            return;
-        }
-        let concerned = self.entries.iter().filter(|(_, entry)| {
-            entry.orphaned.is_some() || entry.claims.iter().any(|(node, _)| turned.contains(node))
-        });
-        let mut keys: Vec<_> = concerned.map(|(key, _)| *key).collect();
-        keys.sort_unstable(); // the same order in every run
-        for key in &keys {
-            self.follow(key, now, changes);
+        let turned: Vec<_> = self.claimed.keys().filter(has_turned).cloned().collect();
+        if !turned.is_empty() {
+            self.begin_round(now, |round| round.turned.extend(turned));
+            self.go_on(now, changes); // few flows are done with at once
         }
     }
 
     fn begin_reading(&mut self) {
         self.linked = true;
         self.withdrawn.clear();
-        self.told = Some(HashSet::new());
+        self.reading = self.reading.wrapping_add(1);
+        self.round.sweeps = false; // this reading's own end does
     }
 
     fn end_reading(&mut self, now: Moment, changes: &mut Changes<FlowView>) {
-        let told = self.told.take().unwrap_or_default();
-        let me = &self.live.me;
-        let mut gone: Vec<_> = self
-            .entries
-            .iter()
-            .flat_map(|(key, entry)| entry.claims.iter().map(move |(node, _)| (*key, node.clone())))
-            .filter(|(key, node)| node != me && !told.contains(&(*key, node.clone())))
-            .collect();
-        gone.sort_unstable();
-        for (key, node) in &gone {
-            self.drop_claim(key, node, now, changes);
-        }
+        self.begin_round(now, |round| round.sweeps = true);
+        self.go_on(now, changes);
     }
 
     fn unlink(&mut self, now: Moment, changes: &mut Changes<FlowView>) {
         self.begin_reading();
-        self.end_reading(now, changes);
         self.linked = false;
+        // At once: what is written in the next life must not be taken for what this one has lost.
         for own in self.entries.values_mut().filter_map(|entry| entry.own.as_mut()) {
             (own.shared, own.stored) = (None, false);
         }
+        self.end_reading(now, changes);
     }
 
     fn say_again(&mut self, now: Moment) {
-        let min_age = self.rules.min_age;
-        let worth = |own: &Own| own.shared.is_some() || own.wanted || now >= own.since + min_age;
-        let own = self.entries.iter().filter(|(_, entry)| entry.own.as_ref().is_some_and(worth));
-        let mut keys: Vec<_> = own.map(|(key, _)| *key).collect();
-        keys.sort_unstable();
-        for key in keys {
-            self.want(key, now);
-        }
+        self.begin_round(now, |round| round.says = true);
     }
 
     fn handle_timeout(&mut self, now: Moment, changes: &mut Changes<FlowView>) {
-        while let Some((at, keys)) = self.due.pop_first() {
-            if at > now {
-                self.due.insert(at, keys);
-                break;
-            }
-            for key in keys {
-                let entry = self.entries.get_mut(&key).filter(|entry| entry.due == Some(at));
-                if let Some(entry) = entry {
-                    entry.due = None;
-                    self.look(&key, now, changes);
-                }
-            }
-        }
+        self.go_on(now, changes);
+        self.look_at_due(now, changes);
         if now >= self.wanted_at {
-            self.writes.append(&mut self.wanted);
+            self.writes.extend(self.wanted.drain(..));
         }
         self.tell_promoted();
     }
 
     fn next_timeout(&self) -> Option<Moment> {
         let wanted_at = (!self.wanted.is_empty()).then_some(self.wanted_at);
-        self.due.first_key_value().map(|(at, _)| *at).into_iter().chain(wanted_at).min()
+        let round = (self.round.left > 0).then_some(self.round.since);
+        self.due.first_key_value().map(|(at, _)| *at).into_iter().chain(wanted_at).chain(round).min()
     }
 
     fn has_writes(&self) -> bool {
@@ -613,10 +721,9 @@ impl Heart for Flows {
     }
 
     fn take_writes(&mut self, now: Moment) -> Vec<Write> {
-        let keys = std::mem::take(&mut self.writes);
         let (me, ttl) = (self.live.me.clone(), self.rules.ttl);
-        let mut writes = Vec::with_capacity(keys.len());
-        for key in keys {
+        let mut writes = Vec::new();
+        for key in self.writes.drain(..self.writes.len().min(PAGE)) {
             let entry = self.entries.get_mut(&key);
             let said = entry.and_then(|entry| {
                 let claim = entry.claim_of(&me).cloned()?;
@@ -643,7 +750,7 @@ impl Heart for Flows {
         if let Some(own) = self.entries.get_mut(&key).and_then(|entry| entry.own.as_mut()) {
             own.wanted = true;
         }
-        self.writes.push(key);
+        self.writes.push_back(key);
     }
 
     fn unreadable(&self) -> u64 {

@@ -1,16 +1,20 @@
 //! Tracked connections: each is carried by one node, known to the others, and passed on when that node dies.
 //!
-//! `flow` what a flow is and how it travels · `heart` who carries it
+//! `flow` what a flow is and how it travels · `heart` who carries it · `shards` where it is kept
 
 mod flow;
 mod heart;
+mod shards;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+pub(crate) use self::flow::Claim;
 pub use self::flow::{Flow, FlowKey, FlowProtocol};
 pub(crate) use self::heart::Flows;
+use self::shards::SHARDS;
 use super::{
     Change, ChangeStream, check,
     table::{Heart as _, Table},
@@ -21,6 +25,21 @@ use crate::{
 };
 
 /// How a [`Conntrack`] shares flows.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use phalanx::lb::{Conntrack, ConntrackRules};
+/// # fn example(cluster: &phalanx::Cluster) -> Result<(), phalanx::Error> {
+/// let mut rules = ConntrackRules::default();
+/// rules.ttl = Duration::from_secs(300); // clients may be silent for so long
+/// rules.max_per_source = 1_000_000;
+/// let flows = Conntrack::attach_with(cluster, rules)?;
+/// # Ok(())
+/// # }
+/// # example(&phalanx::Cluster::new(phalanx::Config::default())?)?;
+/// # Ok::<(), phalanx::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConntrackRules {
@@ -33,8 +52,8 @@ pub struct ConntrackRules {
     pub min_age: Duration,
     /// A flow with so many packets is shared whatever its age. Default: 8.
     pub min_packets: u64,
-    /// How many flows of one other node this node knows at most; further ones are left out and counted.
-    /// Default: 262,144.
+    /// How many flows of one other node this node's table knows at most; further ones are left out and counted.
+    /// Their records are kept and passed on all the same: this bounds the table, not the store. Default: 262,144.
     pub max_per_source: usize,
 }
 
@@ -171,7 +190,7 @@ impl Conntrack {
         let promoted = Arc::new(Subscribers::default());
         let told = Arc::clone(&promoted);
         let sink = Box::new(move |flows: Vec<_>| told.publish(Promoted::Flows(flows.into())));
-        let heart = Flows::new(rules, cluster.node_id(), sink);
+        let heart = Flows::new(rules, cluster.node_id(), sink).salted(clock::entropy());
         Ok(Self(Arc::new(Inner { table: Table::attach(cluster, heart)?, promoted })))
     }
 
@@ -186,7 +205,7 @@ impl Conntrack {
     /// happens, if it does not carry it.
     #[expect(clippy::must_use_candidate, reason = "a flow that has passed on needs no update")]
     pub fn update(&self, key: &FlowKey, flow: Flow) -> bool {
-        let take = |held: &mut Flow| *held = flow;
+        let take = |held: &mut Flow| held.replace(flow);
         self.0.table.act(|heart, now, changes| heart.update(&key.plain(), now, changes, take))
     }
 
@@ -214,18 +233,27 @@ impl Conntrack {
         self.0.table.look(|heart| heart.view(&key.plain()))
     }
 
-    /// Every flow that is known, in order of its key: a copy, for people and tests.
+    /// Every flow that is known, in order of its key: a copy, for people and tests. Read in parts, between which
+    /// flows may come and go.
     #[must_use]
     pub fn all(&self) -> Vec<(FlowKey, FlowView)> {
-        let view = |heart: &Flows, key: &FlowKey| Some((*key, heart.view(key)?));
-        let mut all: Vec<_> =
-            self.0.table.look(|heart| heart.keys().filter_map(|key| view(heart, key)).collect());
+        let views = |place| self.0.table.look(|heart| heart.views(place));
+        let mut all: Vec<_> = (0..SHARDS).flat_map(views).collect();
         all.sort_unstable_by_key(|(key, _)| *key);
         all
     }
 
     /// Has `callback` called with every flow that this node takes over from a dead one, on a thread of its
     /// own. One so slow that a million wait misses some, which is logged; [`all`](Self::all) has them.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn example(flows: &phalanx::lb::Conntrack) {
+    /// flows.on_promote(|key, flow| {
+    ///     println!("{key} is ours now; it goes on to {:?}", flow.nat); // program the data path
+    /// });
+    /// # }
+    /// ```
     pub fn on_promote(&self, callback: impl Fn(&FlowKey, &Flow) + Send + Sync + 'static) -> Subscription {
         self.0.promoted.subscribe(Box::new(move |promoted| match promoted {
             Promoted::Flows(flows) => flows.iter().for_each(|(key, flow)| callback(key, flow)),

@@ -288,11 +288,37 @@ impl Drains {
         views.map(|(target, view)| (target, Arc::unwrap_or_clone(view))).collect()
     }
 
-    /// Waits until a target is drained. An order that is only on its way here is waited for too.
+    /// Waits until a target is drained. An order that is only on its way here is waited for too. With a limit of
+    /// zero it says whether the target is drained by now.
     ///
     /// # Errors
     /// [`Error::Timeout`] after `limit`, with who is waited for; [`Error::NotDraining`] if the orders in force
-    /// are cancelled or run out meanwhile; [`Error::NotRunning`].
+    /// are cancelled or run out meanwhile; [`Error::NotRunning`], also as soon as the node is stopped
+    /// meanwhile.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use phalanx::lb::{Drain, Drains};
+    /// # use phalanx::{Authority, Cluster, Config, NodeId};
+    /// # async fn example() -> Result<(), phalanx::Error> {
+    /// # let mut config = Config::default();
+    /// # config.enabled = true;
+    /// # config.bind_address = std::net::Ipv4Addr::LOCALHOST.into();
+    /// # config.bind_port = 0;
+    /// # config.identity = Some(Authority::generate("edge")?.issue(&NodeId::new("lb-1")?)?);
+    /// # let cluster = Cluster::new(config)?;
+    /// # cluster.start().await?;
+    /// let drains = Drains::attach(&cluster)?;
+    /// drains.start("backend-7", Drain::new("web", "alice", "kernel update"))?;
+    /// drains.complete("backend-7")?; // each node says so once its last connection has ended
+    /// let view = drains.wait_drained("backend-7", Duration::from_secs(600)).await?;
+    /// assert!(view.waiting_for.is_empty());
+    /// # Ok(())
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(example())?;
+    /// # Ok::<(), phalanx::Error>(())
+    /// ```
     pub async fn wait_drained(&self, target: impl AsRef<str>, limit: Duration) -> Result<DrainView, Error> {
         let target = target.as_ref().to_owned();
         let mut changes = self.changes(); // before the first look, so that nothing falls between

@@ -21,25 +21,25 @@ pub(super) fn order(target: &str, number: usize) -> String {
     key_of(target, &name_of((number as u64, 0)))
 }
 
-const fn secs(secs: u64) -> Duration {
+pub(super) const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-fn quiet<V>() -> Changes<V> {
+pub(super) fn quiet<V>() -> Changes<V> {
     Changes::new(true)
 }
 
 /// Nodes `n0` to that number, of which every third is in each of three zones.
-fn live(me: usize, count: usize) -> Arc<Live> {
+pub(super) fn live(me: usize, count: usize) -> Arc<Live> {
     let zone = |number: usize| Some(format!("z{}", number % 3));
     Arc::new(Live { me: id(me), nodes: (0..count).map(|number| (id(number), zone(number))).collect() })
 }
 
-fn put(of: StateType, key: &str, value: Value, version: u64, source: usize) -> StateChange {
+pub(super) fn put(of: StateType, key: &str, value: Value, version: u64, source: usize) -> StateChange {
     StateChange::Put { new: SyncableState::new(of, key, value, version, id(source)), old: None }
 }
 
-fn breaker(state: CircuitState) -> Value {
+pub(super) fn breaker(state: CircuitState) -> Value {
     Value::encode(&Breaker { state, error_rate: 0.5, period: secs(1) }).unwrap()
 }
 
@@ -314,7 +314,7 @@ fn a_window_slides_and_a_steady_rate_stays_in_sight() {
     assert_eq!(table.next_timeout(), None, "and nothing is planned");
 }
 
-fn flows(rules: ConntrackRules) -> Flows {
+pub(super) fn flows(rules: ConntrackRules) -> Flows {
     let mut table = Flows::new(rules, id(0), Box::new(drop));
     table.begin_reading();
     table.end_reading(Moment::ZERO, &mut quiet());
@@ -322,7 +322,7 @@ fn flows(rules: ConntrackRules) -> Flows {
     table
 }
 
-fn key(number: u16) -> FlowKey {
+pub(super) fn key(number: u16) -> FlowKey {
     FlowKey::tcp(([192, 0, 2, 1], number).into(), ([203, 0, 113, 1], 443).into())
 }
 

@@ -2,6 +2,7 @@
 
 mod checkers;
 mod dials;
+mod foreign;
 mod hardship;
 mod liars;
 mod lifetimes;
