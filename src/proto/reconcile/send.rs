@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ENTRIES_PER_FRAME, FRAME_LEN, FRAMES_AHEAD, Plan, RANGES_PER_FRAME, ROWS_PER_FRAME, SYNCED_WITH,
+    ENTRIES_PER_FRAME, Exchange, FRAME_LEN, FRAMES_AHEAD, Plan, RANGES_PER_FRAME, ROWS_PER_FRAME, SYNCED_WITH,
 };
 use crate::{
     EventData, EventKind, NodeId, NodeStatus, StateType,
@@ -95,6 +95,7 @@ impl Protocol {
         wants.types = types.iter().map(Into::into).collect();
         wants.last = true;
         self.frame_wants(stream, &wants);
+        self.finish_if_said(stream);
     }
 
     fn frame_wants(&mut self, stream: StreamId, wants: &Wants) {
@@ -213,14 +214,23 @@ impl Protocol {
                 let mut packet = Packet::new();
                 packet.push_raw(kind::DONE, &[]);
                 self.frame(stream, packet);
-                self.outputs.push_back(Output::Finish { stream });
             }
             if let Some(exchange) = self.exchanges.get_mut(&stream) {
                 exchange.plan = Some(plan);
                 exchange.told_all |= done;
             }
+            self.finish_if_said(stream);
         }
         self.end_if_complete(stream, now);
+    }
+
+    /// Ends this side's half of the stream once it has told all and asked for all. One that waits until another
+    /// peer has answered asks after it has told.
+    fn finish_if_said(&mut self, stream: StreamId) {
+        let said = |exchange: &Exchange| exchange.told_all && exchange.asked.is_some();
+        if self.exchanges.get(&stream).is_some_and(said) {
+            self.outputs.push_back(Output::Finish { stream });
+        }
     }
 
     /// The next slice of the plan; more than one frame only where what belongs together must be sent at once.
@@ -286,6 +296,10 @@ impl Protocol {
             return;
         }
         let Some(exchange) = self.drop_exchange(stream) else { return };
+        if exchange.asked.is_none() {
+            // The peer has said that it has no more to say, before it was asked.
+            self.outputs.push_back(Output::Finish { stream });
+        }
         self.counters.exchanges_completed += 1;
         if self.synced.is_none() {
             self.synced_with.insert(exchange.peer);
