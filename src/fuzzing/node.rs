@@ -133,18 +133,12 @@ impl Node {
 
     /// Nobody goes back to an earlier life while it stays in the table.
     fn see_lives(&mut self) {
-        for (id, life) in self.core.lives() {
-            match self.lives.get_mut(id) {
-                Some(before) => {
-                    assert!(life >= *before, "{id} went back from {before:?} to {life:?}");
-                    *before = life;
-                }
-                None => _ = self.lives.insert(id.clone(), life),
-            }
+        let lives: BTreeMap<_, _> = self.core.lives().map(|(id, life)| (id.clone(), life)).collect();
+        for (id, life) in &lives {
+            let before = self.lives.get(id).copied().unwrap_or_default();
+            assert!(*life >= before, "{id} went back from {before:?} to {life:?}");
         }
-        if self.lives.len() > self.core.lives().count() {
-            self.lives.retain(|id, _| self.core.node(id).is_some());
-        }
+        self.lives = lives;
         let epoch = self.core.local_node().epoch;
         assert!(epoch >= self.epoch, "its own epoch went back from {} to {epoch}", self.epoch);
         self.epoch = epoch;
