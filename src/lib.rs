@@ -40,6 +40,9 @@ mod config;
 mod driver;
 mod error;
 mod event;
+#[cfg(any(all(test, feature = "authority"), feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 pub mod lb;
 mod net;

@@ -28,6 +28,11 @@ use rustls::{
 #[cfg(feature = "authority")]
 pub use self::authority::{Authority, Validity};
 use self::file::{CRL_LEN_MAX, Draft, PEM_LEN_MAX, fault, named};
+#[cfg(any(all(test, feature = "authority"), feature = "fuzzing"))]
+pub(crate) use self::{
+    pem::{encode as armour, encode_key as armour_key},
+    trust::unix_time,
+};
 pub(crate) use self::{
     signer::Signer,
     spiffe::SpiffeName,

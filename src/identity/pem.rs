@@ -115,7 +115,7 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 }
 
 /// The PEM block of a private key, in the form in which it was read.
-pub(super) fn encode_key(key: &PrivateKeyDer<'_>) -> String {
+pub(crate) fn encode_key(key: &PrivateKeyDer<'_>) -> String {
     let label = match key {
         PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
         PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
@@ -125,7 +125,7 @@ pub(super) fn encode_key(key: &PrivateKeyDer<'_>) -> String {
 }
 
 /// One PEM block (RFC 7468).
-pub(super) fn encode(label: &str, der: &[u8]) -> String {
+pub(crate) fn encode(label: &str, der: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = format!("-----BEGIN {label}-----\n");
     for line in der.chunks(48) {

@@ -125,7 +125,7 @@ fn encode(introduction: &Introduction) -> Result<Bytes, Closed> {
     Ok(bytes.into())
 }
 
-fn decode(bytes: &[u8]) -> Result<Introduction, Closed> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Introduction, Closed> {
     let malformed =
         |fault: String| Closed::ours(CloseCode::PROTOCOL_VIOLATION, format!("a malformed hello: {fault}"));
     let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);

@@ -48,6 +48,11 @@ use self::{
     tls::Tls,
 };
 pub(crate) use self::{close::Closed, stream::StreamEvent};
+#[cfg(any(all(test, feature = "authority"), feature = "fuzzing"))]
+pub(crate) use self::{
+    hello::decode as decode_hello,
+    stream::{Fault, read_frame},
+};
 use crate::{
     Error, NodeId,
     driver::clock,

@@ -10,9 +10,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
 use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
     sync::{mpsc, oneshot},
     time::timeout,
 };
@@ -37,6 +38,8 @@ const FRAME: Duration = Duration::from_secs(10);
 const STILL: Duration = Duration::from_secs(30);
 /// Frames of one exchange that wait to be written. The core has fewer on their way.
 const FRAMES_MAX: usize = 32;
+/// So much room is made for a frame's first bytes; then as much as has come.
+const READ_MIN: usize = 4 * 1024;
 /// Messages that wait on a peer's message stream.
 const MESSAGES_MAX: usize = 256;
 /// Bytes of them; one message larger than this goes alone.
@@ -70,18 +73,20 @@ pub(crate) enum Fault {
 
 /// Reads one frame of at most `max` bytes, for whose begin `patience` is given. `None`: there are no more.
 pub(crate) async fn read_frame(
-    recv: &mut RecvStream,
+    recv: &mut (impl AsyncRead + Unpin),
     patience: Duration,
     max: usize,
 ) -> Result<Option<Bytes>, Fault> {
     let mut header = [0; 4];
     let begun = timeout(patience, recv.read(&mut header)).await.map_err(|_| Fault::Silent)?;
     match begun.map_err(|_| Fault::Lost)? {
-        None => return Ok(None),
-        Some(read) => timeout(HEADER, recv.read_exact(&mut header[read..]))
-            .await
-            .map_err(|_| Fault::TooSlow)?
-            .map_err(|_| Fault::Lost)?,
+        0 => return Ok(None),
+        read => {
+            _ = timeout(HEADER, recv.read_exact(&mut header[read..]))
+                .await
+                .map_err(|_| Fault::TooSlow)?
+                .map_err(|_| Fault::Lost)?
+        }
     }
     let size = u32::from_be_bytes(header) as usize;
     if size > max {
@@ -91,15 +96,15 @@ pub(crate) async fn read_frame(
 }
 
 /// Memory grows with what arrived, not with what was claimed.
-async fn read_body(recv: &mut RecvStream, size: usize) -> Result<Bytes, Fault> {
+async fn read_body(recv: &mut (impl AsyncRead + Unpin), size: usize) -> Result<Bytes, Fault> {
     let mut body = BytesMut::new();
     while body.len() < size {
-        let chunk = recv.read_chunk(size - body.len(), true).await.map_err(|_| Fault::Lost)?;
-        let chunk = chunk.ok_or(Fault::Lost)?.bytes;
-        if chunk.len() == size {
-            return Ok(chunk);
+        let left = size - body.len();
+        body.reserve(left.min(body.len().max(READ_MIN)));
+        match recv.read_buf(&mut (&mut body).limit(left)).await {
+            Ok(0) | Err(_) => return Err(Fault::Lost),
+            Ok(_) => {}
         }
-        body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())
 }

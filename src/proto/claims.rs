@@ -55,7 +55,7 @@ pub(super) enum Claimed {
 }
 
 /// What a claim's signature covers.
-fn signed_message(cluster: &str, body: &[u8]) -> Vec<u8> {
+pub(super) fn signed_message(cluster: &str, body: &[u8]) -> Vec<u8> {
     [b"phalanx claim v1\0", cluster.as_bytes(), b"\0", body].concat()
 }
 

@@ -70,7 +70,7 @@ pub(crate) enum Rule {
 
 impl ProtocolConfig {
     /// The defaults of the public configuration, for simulated nodes.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(any(test, feature = "sim", feature = "fuzzing"))]
     pub(crate) fn of_defaults(name: &str, epoch: u64) -> Self {
         Self {
             node_id: NodeId::new(name).expect("a valid name"),

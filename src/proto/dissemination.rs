@@ -151,9 +151,15 @@ impl Spreader {
     }
 
     /// Hand-offs that are not acknowledged.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(any(test, feature = "sim", feature = "fuzzing"))]
     pub(super) fn waiting_for(&self) -> usize {
         self.handoffs.len()
+    }
+
+    /// The numbers of those hand-offs, and whether anything waits for a batch.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn waits(&self) -> (impl Iterator<Item = u64>, bool) {
+        (self.handoffs.keys().copied(), !self.waiting.is_empty())
     }
 
     pub(super) fn is_idle(&self) -> bool {

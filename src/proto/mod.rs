@@ -14,10 +14,14 @@ pub(crate) mod config;
 mod confirm;
 mod counters;
 mod dissemination;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fixtures;
 #[cfg(feature = "sim")]
 pub(crate) mod formed;
 mod gossip;
 mod inbox;
+#[cfg(any(test, feature = "fuzzing"))]
+mod invariants;
 mod lamport;
 mod link;
 mod members;
@@ -405,13 +409,13 @@ impl Protocol {
     }
 
     /// Which life each member is in, by epoch and incarnation.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(any(test, feature = "sim", feature = "fuzzing"))]
     pub(crate) fn lives(&self) -> impl Iterator<Item = (&NodeId, (u64, u64))> {
         self.members.iter().map(|(id, member)| (id, (member.body.epoch, member.body.incarnation)))
     }
 
     /// How much of everything waits here that peers or time can make grow, by name.
-    #[cfg(any(test, feature = "sim"))]
+    #[cfg(any(test, feature = "sim", feature = "fuzzing"))]
     pub(crate) fn queues(&self) -> [(&'static str, usize); 8] {
         [
             ("pings", self.pings.len()),

@@ -527,7 +527,7 @@ impl Store {
     }
 
     /// Compares all that is kept with what it is kept from.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn check(&self) {
         self.tables.values().for_each(Table::check);
     }

@@ -1,83 +1,28 @@
 //! What the core's unit tests share.
 
-use std::{collections::BTreeMap, hash::Hasher as _, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use siphasher::sip::SipHasher13;
 
+use super::fixtures::made;
+pub(crate) use super::fixtures::{Seal, WALL_MS, at, config, core_with, drain, id};
 use crate::{
     EventKind, NodeId,
-    proto::{Now, Output, Protocol, ProtocolConfig, StreamInput, Time, Vouch},
+    proto::{Now, Output, Protocol, StreamInput},
     wire::{
         StreamId,
         codec::{self, Packet},
     },
 };
 
-pub(crate) fn id(name: &str) -> NodeId {
-    NodeId::new(name).expect("a test's name is valid")
-}
-
-/// The defaults of the public configuration.
-pub(crate) fn config(name: &str) -> ProtocolConfig {
-    ProtocolConfig::of_defaults(name, WALL_MS)
-}
-
-/// Certificates for tests: a keyed hash under the node's name.
-pub(crate) struct Seal(pub(crate) NodeId);
-
-fn seal(node: &str, message: &[u8]) -> u64 {
-    let mut hasher = SipHasher13::new_with_keys(7, 7);
-    hasher.write(node.as_bytes());
-    hasher.write(message);
-    hasher.finish()
-}
-
-impl Vouch for Seal {
-    fn chain(&self) -> Bytes {
-        Bytes::copy_from_slice(self.0.as_str().as_bytes())
-    }
-
-    fn sign(&self, message: &[u8]) -> Option<Bytes> {
-        Some(Bytes::copy_from_slice(&seal(self.0.as_str(), message).to_be_bytes()))
-    }
-
-    fn verify(&self, node: &NodeId, chain: &[u8], message: &[u8], signature: &[u8]) -> bool {
-        chain == node.as_str().as_bytes() && signature == seal(node.as_str(), message).to_be_bytes()
-    }
-}
-
-/// The wall clock of tests at their beginning: 2026-01-01.
-pub(crate) const WALL_MS: u64 = 1_767_225_600_000;
-
-pub(crate) fn at(ms: u64) -> Now {
-    Now { time: Time::from_micros(ms * 1_000), wall_ms: WALL_MS + ms }
-}
-
 /// A core of that name, at an address of its own.
 pub(crate) fn core(name: &str) -> Protocol {
     core_with(name, |_| ())
 }
 
-pub(crate) fn core_with(name: &str, change: impl FnOnce(&mut ProtocolConfig)) -> Protocol {
-    made(name, name.bytes().map(u64::from).sum(), change)
-}
-
 /// One that draws other numbers than the rest.
 pub(crate) fn core_seeded(name: &str, seed: u64) -> Protocol {
     made(name, seed, |_| ())
-}
-
-fn made(name: &str, seed: u64, change: impl FnOnce(&mut ProtocolConfig)) -> Protocol {
-    let mut config = config(name);
-    config.address.set_port(7_000 + u16::from(name.bytes().fold(0_u8, u8::wrapping_add)));
-    change(&mut config);
-    Protocol::new(config, Arc::new(Seal(id(name))), seed, at(0))
-}
-
-/// Everything the core wants done by now.
-pub(crate) fn drain(core: &mut Protocol) -> Vec<Output> {
-    std::iter::from_fn(|| core.poll_output()).collect()
 }
 
 /// The messages among the outputs, by receiver.

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ENTRIES_PER_FRAME, FRAME_LEN, FRAMES_AHEAD, Plan, RANGES_PER_ENTRY, RANGES_PER_FRAME, ROWS_PER_FRAME,
-    SYNCED_WITH,
+    ENTRIES_PER_FRAME, Exchange, FRAME_LEN, FRAMES_AHEAD, Plan, RANGES_PER_ENTRY, RANGES_PER_FRAME,
+    ROWS_PER_FRAME, SYNCED_WITH,
 };
 use crate::{
     EventData, EventKind, NodeId, NodeStatus, StateType,
@@ -122,6 +122,7 @@ impl Protocol {
             ..Wants::default()
         };
         self.frame_wants(stream, &wants);
+        self.finish_if_said(stream);
     }
 
     /// Tells dots in as many frames as they need.
@@ -276,14 +277,23 @@ impl Protocol {
                 let mut packet = Packet::new();
                 packet.push_raw(kind::DONE, &[]);
                 self.frame(stream, packet);
-                self.outputs.push_back(Output::Finish { stream });
             }
             if let Some(exchange) = self.exchanges.get_mut(&stream) {
                 exchange.plan = Some(plan);
                 exchange.told_all |= done;
             }
+            self.finish_if_said(stream);
         }
         self.end_if_complete(stream, now);
+    }
+
+    /// Ends this side's half of the stream once it has told all and asked for all. One that waits until another
+    /// peer has answered asks after it has told.
+    fn finish_if_said(&mut self, stream: StreamId) {
+        let said = |exchange: &Exchange| exchange.told_all && exchange.asked.is_some();
+        if self.exchanges.get(&stream).is_some_and(said) {
+            self.outputs.push_back(Output::Finish { stream });
+        }
     }
 
     /// The next slice of the plan; more than one frame only where what belongs together must be sent at once.
@@ -376,6 +386,10 @@ impl Protocol {
             return;
         }
         let Some(exchange) = self.drop_exchange(stream) else { return };
+        if exchange.asked.is_none() {
+            // The peer has said that it has no more to say, before it was asked.
+            self.outputs.push_back(Output::Finish { stream });
+        }
         self.counters.exchanges_completed += 1;
         if self.synced.is_none() {
             self.synced_with.insert(exchange.peer);

@@ -478,7 +478,7 @@ impl Table {
     }
 
     /// Compares everything that is kept with what it is kept from.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn check(&self) {
         let (mut digest, mut live) = (0_u64, 0);
         let mut dots = vec![BTreeMap::new(); self.lives.len()];

@@ -224,3 +224,31 @@ fn one_peer_is_asked_after_the_other_and_who_brings_little_holds_up_nobody() {
     a.handle_disconnected(&id("b"), CloseCode::UNSPECIFIED, false, at(500));
     assert_eq!(asked(&mut a), [6]);
 }
+
+#[test]
+fn an_exchange_that_had_to_wait_to_ask_asks_before_its_stream_ends() {
+    let [b, c] = [("b", StreamId(2)), ("c", StreamId(6))];
+    let mut a = core("a");
+    let open = |digest| Open {
+        types: vec![(TypeName { name: "routes".into(), per_node: false }, digest)],
+        clock: 0,
+        members: 0,
+        disabled: Vec::new(),
+    };
+    for (peer, stream) in [b, c] {
+        connect(&mut a, &mut core(peer), at(0));
+        a.handle_stream(&id(peer), stream, StreamInput::Opened, at(0));
+        a.handle_stream(&id(peer), stream, StreamInput::Frame(message(kind::OPEN, &open(stream.0))), at(0));
+    }
+    let wants = message(kind::WANTS, &Wants { last: true, ..Wants::default() });
+    a.handle_stream(&id(c.0), c.1, StreamInput::Frame(wants), at(0));
+    a.handle_stream(&id(b.0), b.1, StreamInput::Frame(message(kind::DONE, &())), at(1));
+    let of_c = |output: &Output| match output {
+        Output::Frame { stream, bytes } if *stream == c.1 => Some(Some(bytes[1])),
+        Output::Finish { stream } if *stream == c.1 => Some(None),
+        _ => None,
+    };
+    let mut said: Vec<_> = drain(&mut a).iter().filter_map(of_c).collect();
+    said.dedup(); // members and vectors come in frames of their own
+    assert_eq!(said, [Some(kind::OPEN), Some(kind::DONE), Some(kind::WANTS), None]);
+}
