@@ -124,7 +124,8 @@ fn fields(config: Config, node: NodeInfo, record: SyncableState, event: ClusterE
     let _: (u32, Option<String>, Option<String>) =
         (config.suspicion_mult, config.advertise_address, config.zone);
     let _: (BTreeMap<String, String>, Option<Identity>) = (config.tags, config.identity);
-    let TlsConfig { ca, cert, key, crl, shared_certificate } = config.tls;
+    let TlsConfig { ca, cert, key, crl, shared_certificate, .. } = config.tls;
+    let _: (bool, bool, Duration) = (config.tls.crl_required, config.tls.watch, config.tls.watch_interval);
     let _: ([Option<PathBuf>; 4], bool) = ([ca, cert, key, crl], shared_certificate);
     let _: (NodeId, SocketAddr, u64, NodeStatus) =
         (node.node_id, node.address, node.incarnation, node.status);

@@ -5,7 +5,7 @@
 //! answers · `suspicion`, `awareness`, `schedule` its arithmetic · `link` connections · `members` the table
 //! State: `store` records and which wins · `ranges`, `lamport` its arithmetic · `dissemination` the delegated
 //! spread · `gossip` the net below it · `reconcile` push-pull · `confirm` who has it · `registers` what
-//! counts for readers
+//! counts for readers · `lists` revocation lists on their way
 
 mod accuse;
 mod awareness;
@@ -20,6 +20,7 @@ mod gossip;
 mod inbox;
 mod lamport;
 mod link;
+pub(crate) mod lists;
 mod members;
 pub(crate) mod output;
 mod probe;
@@ -52,6 +53,7 @@ use self::{
     awareness::Awareness,
     confirm::Confirm,
     dissemination::Spreader,
+    lists::Lists,
     members::{Member, Members},
     probe::{Check, Pinged, Probe},
     reconcile::Exchange,
@@ -129,6 +131,7 @@ pub(crate) struct Protocol {
     synced: Option<usize>,
     synced_with: BTreeSet<NodeId>,
     confirms: BTreeMap<u64, Confirm>,
+    lists: Lists,
 }
 
 impl Protocol {
@@ -192,6 +195,7 @@ impl Protocol {
             synced: None,
             synced_with: BTreeSet::new(),
             confirms: BTreeMap::new(),
+            lists: Lists::default(),
             config,
         };
         core.take_place(body, now);
@@ -283,6 +287,7 @@ impl Protocol {
         self.pings.retain(|_, ping| now.time.since(ping.sent()) < PING_AGE_MAX);
         self.needed.retain(|_, asked| now.time.since(*asked) < PING_AGE_MAX);
         self.store.collect(now);
+        self.sweep_lists(now);
     }
 
     /// Says goodbye. Ends in `Output::LeaveSpread`, within two seconds.
@@ -407,7 +412,7 @@ impl Protocol {
 
     /// How much of everything waits here that peers or time can make grow, by name.
     #[cfg(any(test, feature = "sim"))]
-    pub(crate) fn queues(&self) -> [(&'static str, usize); 8] {
+    pub(crate) fn queues(&self) -> [(&'static str, usize); 9] {
         [
             ("pings", self.pings.len()),
             ("probes", self.probes.len()),
@@ -417,6 +422,7 @@ impl Protocol {
             ("exchanges", self.exchanges.len()),
             ("news", self.news.len()),
             ("hand-offs", self.spreader.waiting_for()),
+            ("lists asked for", self.lists_waiting()),
         ]
     }
 

@@ -304,6 +304,7 @@ impl Protocol {
                 kind::FORGET => drop(self.bury_forgotten(&codec::decode(&body)?, now)),
                 kind::RECORDS => self.on_slice(peer, stream, &codec::decode(&body)?, now),
                 kind::COVERS => self.on_covers(peer, stream, &codec::decode(&body)?, now),
+                kind::LISTS => self.on_lists(peer, &codec::decode(&body)?, now)?,
                 kind::DONE => {
                     if let Some(exchange) = self.exchanges.get_mut(&stream) {
                         exchange.heard_all = true;

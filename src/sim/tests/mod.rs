@@ -4,6 +4,7 @@ mod checkers;
 mod dials;
 mod hardship;
 mod liars;
+mod lists;
 mod membership;
 mod state;
 mod storm;
