@@ -287,19 +287,23 @@ mod tests {
         Tls::new(&identity, Policy::default()).unwrap()
     }
 
-    /// What one side has to say now.
-    fn said(write: &mut dyn FnMut(&mut Vec<u8>) -> bool) -> Vec<u8> {
-        let mut bytes = Vec::new();
+    /// What one side has to say now, each part under the keys of its own.
+    fn said(write: &mut dyn FnMut(&mut Vec<u8>) -> bool) -> Vec<Vec<u8>> {
+        let mut parts = Vec::new();
         loop {
-            let before = bytes.len();
-            // A change of keys ends a flight, and the next begins.
-            if !write(&mut bytes) && bytes.len() == before {
-                return bytes;
+            let mut part = Vec::new();
+            let has_new_keys = write(&mut part);
+            let is_last = part.is_empty() && !has_new_keys;
+            parts.push(part);
+            if is_last {
+                parts.retain(|part| !part.is_empty());
+                return parts;
             }
         }
     }
 
-    /// A handshake as QUIC has it, to its end and beyond: whatever either side still has to say is said.
+    /// A handshake as QUIC has it, to its end and beyond: whatever either side still has to say is said. How
+    /// many parts came from the dialled side after it.
     fn shake(
         client: &Arc<rustls::ClientConfig>,
         server: &Arc<rustls::ServerConfig>,
@@ -312,11 +316,11 @@ mod tests {
         let mut after = 0;
         loop {
             let to_door = said(&mut |bytes| dialler.write_hs(bytes).is_some());
-            door.read_hs(&to_door).unwrap();
+            to_door.iter().for_each(|part| door.read_hs(part).unwrap());
             let over = !dialler.is_handshaking() && !door.is_handshaking();
             let to_dialler = said(&mut |bytes| door.write_hs(bytes).is_some());
             after += if over { to_dialler.len() } else { 0 };
-            dialler.read_hs(&to_dialler).unwrap();
+            to_dialler.iter().for_each(|part| dialler.read_hs(part).unwrap());
             if to_door.is_empty() && to_dialler.is_empty() {
                 return (dialler, door, after);
             }

@@ -31,7 +31,7 @@ const WAIT: Duration = Duration::from_millis(500);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Whoever promised a list and brought a bad one or an older one is not asked again for so long.
 const DISTRUST: Duration = Duration::from_secs(60);
-/// A peer is sent a list at most so often: it costs a few bytes to ask for a megabyte.
+/// A peer is sent the same list at most so often: it costs a few bytes to ask for a megabyte.
 const SERVE_EVERY: Duration = Duration::from_millis(200);
 
 /// A revocation list in force.
@@ -63,7 +63,8 @@ pub(super) struct Lists {
     /// What each asked peer has promised, and when it was asked.
     asked: BTreeMap<(u64, NodeId), (Bytes, Time)>,
     distrusted: BTreeMap<NodeId, Time>,
-    served: BTreeMap<(u64, NodeId), Time>,
+    /// Which list each peer was sent last, and when.
+    served: BTreeMap<(u64, NodeId), (Bytes, Time)>,
     /// Gossip ticks on which the heads are still told: the first word of them may have been lost.
     ticks: u32,
 }
@@ -172,7 +173,8 @@ impl Protocol {
     pub(super) fn on_need_list(&mut self, from: &NodeId, need: &NeedList, now: Now) {
         let Some(list) = self.lists.held.get(&need.issuer) else { return };
         let key = (need.issuer, from.clone());
-        if self.lists.served.get(&key).is_some_and(|served| now.time.since(*served) < SERVE_EVERY) {
+        let is_repeated = |(age, at): &(Bytes, Time)| *age == list.age && now.time.since(*at) < SERVE_EVERY;
+        if self.lists.served.get(&key).is_some_and(is_repeated) {
             self.counters.lists_withheld += 1;
             return;
         }
@@ -181,7 +183,7 @@ impl Protocol {
             return;
         }
         let answer = TheList { issuer: list.issuer, list: list.bytes.clone() };
-        self.lists.served.insert(key, now.time);
+        self.lists.served.insert(key, (list.age.clone(), now.time));
         self.counters.lists_served += 1;
         self.send_part(from, kind::LIST, &answer);
     }
@@ -210,7 +212,7 @@ impl Protocol {
         let lists = &mut self.lists;
         lists.asked.retain(|_, (_, asked)| now.time.since(*asked) < ANSWER_MAX);
         lists.distrusted.retain(|_, at| now.time.since(*at) < DISTRUST);
-        lists.served.retain(|_, at| now.time.since(*at) < SERVE_EVERY);
+        lists.served.retain(|_, (_, at)| now.time.since(*at) < SERVE_EVERY);
     }
 
     /// The lists in force.
