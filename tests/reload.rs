@@ -170,6 +170,9 @@ async fn where_a_list_is_required_a_node_does_not_start_without_one() {
     still_serves(&cluster, &ours, "good").await;
 }
 
+/// Lays a version out.
+type Writes<'a> = Box<dyn Fn(&Path) + 'a>;
+
 /// Files as Kubernetes and Vault lay them out: links through `..data`, which is replaced as one.
 struct Mount {
     dir: tempfile::TempDir,
@@ -229,9 +232,9 @@ async fn watched_files_that_are_swapped_are_taken_over_and_bad_ones_are_told_onc
 
     // Each of these is wrong in a way of its own. Each is told once, though it is looked at again and again.
     let other = ours.issue(&id("a")).unwrap();
-    let long = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
-    let early = ours.issue_for(&id("a"), Validity::between(long, long + Duration::from_secs(60))).unwrap();
-    let bad: [(&str, Box<dyn Fn(&Path)>); 6] = [
+    let far = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
+    let early = ours.issue_for(&id("a"), Validity::between(far, far + Duration::from_secs(60))).unwrap();
+    let bad: [(&str, Writes<'_>); 6] = [
         (
             "does not belong to the",
             Box::new(|dir| {

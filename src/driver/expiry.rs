@@ -84,7 +84,7 @@ fn phase(identity: &Identity, now: SystemTime) -> (Phase, Option<Duration>) {
     let Ok(left) = end.duration_since(now) else { return (Phase::Ended, None) };
     // A certificate is valid up to and including its last moment.
     let due = notices.iter().filter(|notice| left <= **notice).count();
-    let next = notices.get(due).map_or(left, |notice| left - *notice);
+    let next = notices.get(due).map_or(left, |notice| left.saturating_sub(*notice));
     (if due == 0 { Phase::Good } else { Phase::Ending(due) }, Some(next + LATER))
 }
 
@@ -120,7 +120,7 @@ mod tests {
             let validity = Validity::between(begin, begin + life);
             let identity = authority.issue_for(&NodeId::new("a").unwrap(), validity).unwrap();
             let at = |left: Duration| phase(&identity, begin + life - left);
-            assert_eq!(at(life), (Phase::Good, Some(life - notices[0] + 10 * milli)));
+            assert_eq!(at(life), (Phase::Good, Some(life.saturating_sub(notices[0]) + 10 * milli)));
             let mut before = Phase::Good;
             for (count, notice) in notices.into_iter().enumerate() {
                 assert_eq!(at(notice + milli), (before, Some(11 * milli)));

@@ -45,7 +45,7 @@ fn list_stats(identity: &Identity) -> Vec<ListStats> {
 
 impl Driver {
     pub(crate) fn reload_identity(&self, identity: Identity) -> Result<(), Error> {
-        let result = self.take_over(&identity);
+        let result = self.take_over(identity);
         if let Err(error) = &result {
             self.tell_failed_renewal(error);
         }
@@ -53,7 +53,7 @@ impl Driver {
     }
 
     /// Checks a new identity and has the life use it.
-    pub(super) fn take_over(&self, new: &Identity) -> Result<(), Error> {
+    pub(super) fn take_over(&self, new: Identity) -> Result<(), Error> {
         // Held all the while: two reloads at once must not end half in each.
         let mut settings = lock(&self.settings);
         if let Some(given) = &settings.given {
@@ -69,8 +69,8 @@ impl Driver {
         let closed = self.life().map_or(Ok(0), |life| life.reload(&identity, policy))?;
         tracing::info!(closed, ?identity, "a new identity is in force");
         settings.given = Some(match &settings.given {
-            Some(given) => new.clone().with_lists_of(given),
-            None => new.clone(),
+            Some(given) => new.with_lists_of(given),
+            None => new,
         });
         settings.renewals.lists = list_stats(&identity);
         settings.identity = Some(identity);

@@ -98,22 +98,23 @@ impl Driver {
     /// certificate may become valid by itself, but told of once.
     fn look_at(&self, reading: Reading) {
         lock(&self.settings).watched.looks += 1;
-        let (told, result) = match reading {
-            Err(error) => (Told::Unreadable(error.to_string()), Err(error)),
-            Ok((_, None)) => return,
-            Ok((contents, Some(loaded))) => {
-                let result = loaded.and_then(|identity| {
-                    if self.is_given(&identity) { Ok(()) } else { self.take_over(&identity) }
-                });
-                if result.is_ok() {
-                    let mut settings = lock(&self.settings);
-                    settings.watched.settled = Some(contents);
-                    settings.watched.told = None;
-                    return;
+        let (told, result) =
+            match reading {
+                Err(error) => (Told::Unreadable(error.to_string()), Err(error)),
+                Ok((_, None)) => return,
+                Ok((contents, Some(loaded))) => {
+                    let result = loaded.and_then(|identity| {
+                        if self.is_given(&identity) { Ok(()) } else { self.take_over(identity) }
+                    });
+                    if result.is_ok() {
+                        let mut settings = lock(&self.settings);
+                        settings.watched.settled = Some(contents);
+                        settings.watched.told = None;
+                        return;
+                    }
+                    (Told::Contents(contents), result)
                 }
-                (Told::Contents(contents), result)
-            }
-        };
+            };
         let Err(error) = result else { return };
         let mut settings = lock(&self.settings);
         // What was good before must be looked at again when it comes back.

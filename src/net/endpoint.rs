@@ -20,7 +20,7 @@ use quinn::{
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use rustls::{
-    CipherSuite,
+    CipherSuite, SupportedCipherSuite,
     crypto::tls13::{Hkdf, OkmBlock},
 };
 use tokio::io::Interest;
@@ -102,7 +102,7 @@ fn hkdf() -> &'static dyn Hkdf {
         let provider = identity::provider();
         let wanted = CipherSuite::TLS13_AES_128_GCM_SHA256;
         let suite = provider.cipher_suites.iter().find(|suite| suite.suite() == wanted);
-        suite.and_then(|suite| suite.tls13()).expect("every provider of TLS 1.3 has it").hkdf_provider
+        suite.and_then(SupportedCipherSuite::tls13).expect("every provider of TLS 1.3 has it").hkdf_provider
     })
 }
 

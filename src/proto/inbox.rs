@@ -123,7 +123,7 @@ impl Protocol {
             Part::Held(held) => self.on_held(from, held),
             Part::Gone => self.sync_early(from, now),
             Part::Lists(heads) => self.on_lists(from, &heads, now)?,
-            Part::NeedList(need) => self.on_need_list(from, &need, now),
+            Part::NeedList(need) => self.on_need_list(from, need, now),
             Part::List(list) => self.on_list(from, list, now),
             part => self.deliver(from, part, now),
         }

@@ -170,7 +170,7 @@ impl Protocol {
     }
 
     /// A peer lacks a list.
-    pub(super) fn on_need_list(&mut self, from: &NodeId, need: &NeedList, now: Now) {
+    pub(super) fn on_need_list(&mut self, from: &NodeId, need: NeedList, now: Now) {
         let Some(list) = self.lists.held.get(&need.issuer) else { return };
         let key = (need.issuer, from.clone());
         let is_repeated = |(age, at): &(Bytes, Time)| *age == list.age && now.time.since(*at) < SERVE_EVERY;

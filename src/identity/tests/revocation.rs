@@ -239,14 +239,14 @@ fn a_list_of_a_peer_is_taken_only_if_it_is_newer_and_good() {
 fn ages_are_ordered_as_numbers_and_all_nodes_name_an_authority_alike() {
     let ca = Anything::new("one");
     let (here, there) = (ca.identity(|_| {}), ca.identity(|_| {}));
-    let mut last: Vec<u8> = Vec::new();
+    let mut before: Vec<u8> = Vec::new();
     for number in [0, 1, 9, 255, 256, 65_535, 1 << 40, u64::MAX] {
         let list = numbered(&ca, number);
         let here = here.clone().with_crl_pem(list.as_bytes()).unwrap().lists().remove(0);
         let there = there.clone().with_crl_pem(list.as_bytes()).unwrap().lists().remove(0);
         assert_eq!((here.issuer, &here.age), (there.issuer, &there.age));
-        assert!(here.age > last, "{number}: {:?} after {last:?}", here.age);
-        last = here.age;
+        assert!(here.age > before, "{number}: {:?} after {before:?}", here.age);
+        before = here.age;
     }
     let other = Anything::new("one").identity(|_| {});
     assert!(!trust(&other).trusts_issuer(here_issuer(&ca)), "another key is another authority");

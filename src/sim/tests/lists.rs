@@ -22,8 +22,8 @@ fn a_list_given_to_one_node_is_everywhere_within_a_gossip_round() {
 
 #[test]
 fn lost_words_of_a_list_are_made_up_for() {
-    seeds(0..8, |world| {
-        let nodes = settled(world, 24);
+    seeds(0..4, |world| {
+        let nodes = settled(world, 12);
         world.link.loss = 0.3;
         world.give_list(&nodes[0], 1, 7);
         world.run_until(secs(30), |world| all_have(world, 7));
