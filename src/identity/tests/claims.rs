@@ -135,6 +135,7 @@ fn no_bytes_make_a_parser_or_a_judge_panic() {
 }
 
 #[test]
+#[cfg(feature = "aws-lc-rs")]
 fn the_first_group_offered_is_the_post_quantum_one() {
     assert_eq!(provider().kx_groups[0].name(), rustls::NamedGroup::X25519MLKEM768);
 }
