@@ -19,9 +19,9 @@ use std::{
 use futures_util::Stream;
 use phalanx::{
     Applied, Authority, Cluster, ClusterEvent, Config, Error, EventData, EventKind, EventStream, Explanation,
-    Identity, NodeId, NodeInfo, NodeStatus, Options, Paths, Spread, Started, StateChange, StateKey,
-    StateProvider, StateStream, StateType, Stats, Status, Subscription, SyncableState, Synced, TlsConfig,
-    Validity, Value,
+    Identity, IdentityStats, ListStats, NodeId, NodeInfo, NodeStatus, Options, Paths, SignatureScheme,
+    SigningKey, Spread, Started, StateChange, StateKey, StateProvider, StateStream, StateType, Stats, Status,
+    Subscription, SyncableState, Synced, TlsConfig, Validity, Value,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -87,6 +87,8 @@ fn constructors(id: &NodeId, identity: &Identity, authority: &Authority) {
     let _: Fallible<Config> = Config::load("path");
     let _: Fallible<Identity> = Identity::from_pem_files("ca", "cert", "key");
     let _: Fallible<Identity> = Identity::from_pem(&[], &[], &[]);
+    let _: fn(&[u8], &[u8], Arc<dyn SigningKey>) -> Fallible<Identity> = Identity::from_signing_key;
+    let _: SignatureScheme = SignatureScheme::EcdsaP256Sha256;
     let _: Fallible<Identity> = identity.clone().with_crl_pem(&[]);
     let _: Option<NodeId> = identity.node_id();
     let _: &str = identity.cluster_name();
@@ -131,6 +133,9 @@ fn fields(config: Config, node: NodeInfo, record: SyncableState, event: ClusterE
         (node.node_id, node.address, node.incarnation, node.status);
     let _: (SystemTime, SystemTime, Option<String>) = (node.join_time, node.last_seen, node.zone);
     let _: (BTreeMap<String, String>, Option<Duration>) = (node.tags, node.rtt);
+    let _: Option<SystemTime> = node.certificate_end;
+    let IdentityStats { not_after, days_left, revocation_lists, .. } = &stats.identity;
+    let _: (&Option<SystemTime>, &Option<i64>, &Vec<ListStats>) = (not_after, days_left, revocation_lists);
     let _: (StateType, String, Value) = (record.state_type, record.key, record.value);
     let _: (u64, NodeId, SystemTime) = (record.version, record.source_node, record.timestamp);
     let _: (EventKind, Option<NodeId>, SystemTime, EventData) =
@@ -247,6 +252,7 @@ fn events_have_the_names_of_the_contract() {
         (EventKind::IsolationSuspected, "isolation-suspected"),
         (EventKind::IdentityExpiring, "identity-expiring"),
         (EventKind::IdentityReloadFailed, "identity-reload-failed"),
+        (EventKind::RevocationListStale, "revocation-list-stale"),
         (EventKind::ClusterStarted, "cluster-started"),
         (EventKind::ClusterStopped, "cluster-stopped"),
         (EventKind::Lagged, "lagged"),
