@@ -35,10 +35,10 @@ pub(crate) mod kind {
     pub(crate) const COVERS: u8 = 34;
     pub(crate) const DONE: u8 = 35;
 
-    // Added later: who does not know them skips them. Revocation lists.
-    pub(crate) const LISTS: u8 = 128;
-    pub(crate) const NEED_LIST: u8 = 129;
-    pub(crate) const LIST: u8 = 130;
+    // Revocation lists. Added later: who does not know them skips them; 128 stays free, for tests of that.
+    pub(crate) const LISTS: u8 = 129;
+    pub(crate) const NEED_LIST: u8 = 130;
+    pub(crate) const LIST: u8 = 131;
 }
 
 /// Hashes by which two nodes see whether they hold the same.
