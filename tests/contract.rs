@@ -29,6 +29,8 @@ type Fallible<T> = Result<T, Error>;
 
 fn returns<T>(_: impl Future<Output = T> + Send) {}
 
+fn returns_of(_: impl Fn(Arc<dyn SigningKey>) -> Fallible<Identity>) {}
+
 /// Never called: the types are what is tested.
 fn methods(cluster: &Cluster, id: &NodeId, of: &StateType, identity: Identity) {
     let _: fn(Config) -> Fallible<Cluster> = Cluster::new;
@@ -87,7 +89,8 @@ fn constructors(id: &NodeId, identity: &Identity, authority: &Authority) {
     let _: Fallible<Config> = Config::load("path");
     let _: Fallible<Identity> = Identity::from_pem_files("ca", "cert", "key");
     let _: Fallible<Identity> = Identity::from_pem(&[], &[], &[]);
-    let _: fn(&[u8], &[u8], Arc<dyn SigningKey>) -> Fallible<Identity> = Identity::from_signing_key;
+    let load = |key: Arc<dyn SigningKey>| Identity::from_signing_key(&[], &[], key);
+    returns_of(load);
     let _: SignatureScheme = SignatureScheme::EcdsaP256Sha256;
     let _: Fallible<Identity> = identity.clone().with_crl_pem(&[]);
     let _: Option<NodeId> = identity.node_id();
