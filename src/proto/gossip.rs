@@ -37,7 +37,7 @@ impl Protocol {
         if self.leaving {
             return;
         }
-        self.repeat_lists();
+        self.repeat_lists(now);
         if self.news.is_empty() {
             return;
         }

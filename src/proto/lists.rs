@@ -27,6 +27,8 @@ const ISSUERS_MAX: usize = 64;
 const AGE_LEN_MAX: usize = 64;
 /// For so long another peer is not asked for the same list.
 const WAIT: Duration = Duration::from_millis(500);
+/// How often one peer is asked for a list, on gossip ticks so far apart.
+const TIMES_MAX: u32 = 4;
 /// An answer later than that was not asked for.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Whoever promised a list and brought a bad one or an older one is not asked again for so long.
@@ -55,13 +57,29 @@ pub(crate) enum Judged {
     Bad,
 }
 
+/// A list that a peer was asked for.
+#[derive(Clone, Debug)]
+struct Asked {
+    /// Its age, as the peer told it.
+    promised: Bytes,
+    first: Time,
+    last: Time,
+    times: u32,
+}
+
+impl Asked {
+    /// Whether the answer may still come.
+    fn is_open(&self, now: Now) -> bool {
+        now.time.since(self.first) < ANSWER_MAX
+    }
+}
+
 /// The lists in force, and who was asked for newer ones.
 #[cfg_attr(test, derive(Clone))]
 #[derive(Debug, Default)]
 pub(super) struct Lists {
     held: BTreeMap<u64, List>,
-    /// What each asked peer has promised, and when it was asked.
-    asked: BTreeMap<(u64, NodeId), (Bytes, Time)>,
+    asked: BTreeMap<(u64, NodeId), Asked>,
     distrusted: BTreeMap<NodeId, Time>,
     /// Which list each peer was sent last, and when.
     served: BTreeMap<(u64, NodeId), (Bytes, Time)>,
@@ -90,7 +108,6 @@ impl Protocol {
             return;
         }
         self.lists.ticks = 2 * log10_ceil(self.members.live() + 1);
-        self.lists.asked.retain(|_, (_, asked)| now.time.since(*asked) < ANSWER_MAX);
         self.tell_lists(TOLD_AT_ONCE);
     }
 
@@ -119,10 +136,28 @@ impl Protocol {
 /// What peers say.
 impl Protocol {
     /// The gossip tick.
-    pub(super) fn repeat_lists(&mut self) {
+    pub(super) fn repeat_lists(&mut self, now: Now) {
+        self.ask_for_lists_again(now);
         if let Some(left) = self.lists.ticks.checked_sub(1) {
             self.lists.ticks = left;
             self.tell_lists(self.config.gossip_fanout);
+        }
+    }
+
+    /// A question or its answer may have been lost.
+    fn ask_for_lists_again(&mut self, now: Now) {
+        let lists = &mut self.lists;
+        let held = &lists.held;
+        let mut again = Vec::new();
+        for ((issuer, peer), asked) in &mut lists.asked {
+            let is_lacking = held.get(issuer).is_none_or(|held| held.age < asked.promised);
+            if is_lacking && asked.times < TIMES_MAX && now.time.since(asked.last) >= WAIT {
+                (asked.last, asked.times) = (now.time, asked.times + 1);
+                again.push((*issuer, peer.clone()));
+            }
+        }
+        for (issuer, peer) in again {
+            self.send_part(&peer, kind::NEED_LIST, &NeedList { issuer });
         }
     }
 
@@ -157,15 +192,16 @@ impl Protocol {
 
     fn need_list(&mut self, from: &NodeId, head: &ListHead, now: Now) {
         let lists = &mut self.lists;
-        lists.asked.retain(|_, (_, asked)| now.time.since(*asked) < ANSWER_MAX);
-        let is_awaited = |((issuer, _), (_, asked)): (&(u64, NodeId), &(Bytes, Time))| {
-            *issuer == head.issuer && now.time.since(*asked) < WAIT
+        lists.asked.retain(|_, asked| asked.is_open(now));
+        let is_awaited = |((issuer, _), asked): (&(u64, NodeId), &Asked)| {
+            *issuer == head.issuer && now.time.since(asked.first) < WAIT
         };
         let is_distrusted = lists.distrusted.get(from).is_some_and(|at| now.time.since(*at) < DISTRUST);
         if is_distrusted || lists.asked.iter().any(is_awaited) || lists.asked.len() >= ISSUERS_MAX {
             return;
         }
-        lists.asked.insert((head.issuer, from.clone()), (head.age.clone(), now.time));
+        let asked = Asked { promised: head.age.clone(), first: now.time, last: now.time, times: 1 };
+        lists.asked.insert((head.issuer, from.clone()), asked);
         self.send_part(from, kind::NEED_LIST, &NeedList { issuer: head.issuer });
     }
 
@@ -191,7 +227,7 @@ impl Protocol {
     /// A list: looked at only if this peer was asked for it.
     pub(super) fn on_list(&mut self, from: &NodeId, told: TheList, now: Now) {
         let asked = self.lists.asked.remove(&(told.issuer, from.clone()));
-        let Some((promised, _)) = asked.filter(|(_, asked)| now.time.since(*asked) < ANSWER_MAX) else {
+        let Some(Asked { promised, .. }) = asked.filter(|asked| asked.is_open(now)) else {
             self.counters.lists_unasked += 1;
             return;
         };
@@ -210,7 +246,7 @@ impl Protocol {
     /// Forgets who was asked or served long ago.
     pub(super) fn sweep_lists(&mut self, now: Now) {
         let lists = &mut self.lists;
-        lists.asked.retain(|_, (_, asked)| now.time.since(*asked) < ANSWER_MAX);
+        lists.asked.retain(|_, asked| asked.is_open(now));
         lists.distrusted.retain(|_, at| now.time.since(*at) < DISTRUST);
         lists.served.retain(|_, (_, at)| now.time.since(*at) < SERVE_EVERY);
     }

@@ -119,6 +119,20 @@ fn whoever_brings_a_bad_list_is_not_asked_for_a_minute_and_others_are() {
 }
 
 #[test]
+fn a_question_that_brings_nothing_is_asked_again_a_few_times() {
+    let mut a = of_three();
+    a.handle_message(&id("b"), &heads(&[(1, 8)]), at(1));
+    let mut asked = told(&drain(&mut a), kind::NEED_LIST).len();
+    for ms in (2..6_000).step_by(50) {
+        a.handle_timeout(at(ms));
+        asked += told(&drain(&mut a), kind::NEED_LIST).len();
+    }
+    assert_eq!(asked, 4);
+    a.handle_message(&id("b"), &brought(8), at(6_000));
+    assert_eq!(handed(&drain(&mut a)).len(), 1);
+}
+
+#[test]
 fn more_heads_than_there_are_issuers_end_the_connection() {
     let many: Vec<_> = (0..65).map(|issuer| (issuer, 1)).collect();
     let long = ListHeads { heads: vec![ListHead { issuer: 1, age: vec![1; 65].into() }] };
