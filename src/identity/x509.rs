@@ -107,7 +107,6 @@ pub(super) struct ListFacts {
     pub(super) signed: Vec<u8>,
     pub(super) signature: Vec<u8>,
     /// Serial numbers, as their DER has them, with the time of revocation.
-    #[cfg_attr(not(feature = "authority"), expect(dead_code, reason = "only who revokes adds to a list"))]
     pub(super) revoked: Vec<(Vec<u8>, i64)>,
 }
 

@@ -108,6 +108,7 @@ impl Protocol {
             return;
         }
         self.lists.ticks = 2 * log10_ceil(self.members.live() + 1);
+        self.lists.asked.retain(|_, asked| asked.is_open(now));
         self.tell_lists(TOLD_AT_ONCE);
     }
 
