@@ -171,8 +171,8 @@ impl Cluster {
     /// of an authority that it trusts, the one in force stays.
     ///
     /// # Errors
-    /// [`Error::Identity`] if it is not of this node, not valid now, or has an older revocation list than the
-    /// one in force. The old identity serves on, and an event tells of it.
+    /// [`Error::Identity`] if it is not of this node, not valid now, or has an older revocation list than this
+    /// node was given before. The old identity serves on, and an event tells of it.
     pub fn reload_identity(&self, identity: Identity) -> Result<(), Error> {
         self.driver().reload_identity(identity)
     }
@@ -685,6 +685,7 @@ impl Cluster {
             },
             config: self.config(),
             providers,
+            identity: driver.identity_stats(),
             net: driver.net_stats(),
             subscriber_panics: driver.subscriber_panics(),
         }

@@ -35,10 +35,13 @@ pub enum EventKind {
     RecordQuarantined,
     /// So many members died at once that this node takes itself to be cut off, and keeps their state.
     IsolationSuspected,
-    /// This node's certificate ends soon, or has ended.
+    /// This node's certificate ends soon, or has ended: told 30, 7 and 1 days before, and at the end. One that
+    /// lives for less than 70 days is told of proportionally later: 3/7, 1/10 and 1/70 of its life before.
     IdentityExpiring,
     /// A new identity could not be taken over; the old one serves on.
     IdentityReloadFailed,
+    /// A revocation list in force is past its date. It still counts, but may lack what was revoked since.
+    RevocationListStale,
     /// This node serves.
     ClusterStarted,
     /// This node has stopped.
@@ -66,6 +69,7 @@ impl EventKind {
             Self::IsolationSuspected => "isolation-suspected",
             Self::IdentityExpiring => "identity-expiring",
             Self::IdentityReloadFailed => "identity-reload-failed",
+            Self::RevocationListStale => "revocation-list-stale",
             Self::ClusterStarted => "cluster-started",
             Self::ClusterStopped => "cluster-stopped",
             Self::Lagged => "lagged",
@@ -192,6 +196,7 @@ mod tests {
         for kind in [
             EventKind::NodeJoin,
             EventKind::IdentityReloadFailed,
+            EventKind::RevocationListStale,
             EventKind::ClusterStopped,
             EventKind::RecordQuarantined,
             EventKind::Lagged,

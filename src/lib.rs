@@ -35,6 +35,9 @@
 //! [`Authority`]). State is shared as [`SyncableState`] of a [`StateType`], written by
 //! [`Cluster::broadcast`] or offered by a [`StateProvider`].
 
+#[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
+compile_error!("phalanx needs one of the features `aws-lc-rs` (the default) and `ring`");
+
 mod cluster;
 mod config;
 mod driver;
@@ -68,13 +71,13 @@ pub use self::{
     },
     error::{ConfigFault, Error},
     event::{ClusterEvent, EventData, EventKind},
-    identity::{Identity, Paths},
+    identity::{Identity, Paths, SignatureScheme, SigningKey},
     net::NetStats,
     node::{NodeId, NodeInfo, NodeStatus},
     proto::{MemberExplanation, ProtoCounters},
     provider::{Applied, StateProvider},
     state::{Options, Spread, StateChange, StateKey, StateType, SyncableState, Value},
-    stats::{GossipStats, MembershipStats, ProviderStats, Stats},
+    stats::{GossipStats, IdentityStats, ListStats, MembershipStats, ProviderStats, Stats},
 };
 
 #[cfg(doctest)]

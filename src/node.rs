@@ -231,6 +231,37 @@ pub struct NodeInfo {
     pub tags: BTreeMap<String, String>,
     /// The smoothed round-trip time to it, once measured.
     pub rtt: Option<Duration>,
+    /// When the certificate chain ends that it showed this node last; `None` if the two were never connected.
+    #[serde(default)]
+    pub certificate_end: Option<SystemTime>,
+}
+
+impl NodeInfo {
+    /// Whole days from `now` until its certificate ends: 0 on the last day, negative once it has ended.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn show(cluster: &phalanx::Cluster) {
+    /// for (node, info) in cluster.all_nodes() {
+    ///     if info.days_left(std::time::SystemTime::now()).is_some_and(|days| days < 7) {
+    ///         println!("{node} must renew its certificate");
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn days_left(&self, now: SystemTime) -> Option<i64> {
+        Some(days_left(self.certificate_end?, now))
+    }
+}
+
+/// Whole days from `now` to `end`: 0 on the last day, -1 on the first day after it.
+pub(crate) fn days_left(end: SystemTime, now: SystemTime) -> i64 {
+    let days = |span: Duration| i64::try_from(span.as_secs() / 86_400).unwrap_or(i64::MAX - 1);
+    match end.duration_since(now) {
+        Ok(left) => days(left),
+        Err(since) => -1 - days(since.duration()),
+    }
 }
 
 #[cfg(test)]
@@ -271,6 +302,22 @@ mod tests {
             let known = std::collections::HashSet::from([one]);
             prop_assert!(known.contains(a.as_str()));
         });
+    }
+
+    #[test]
+    fn days_are_counted_down_to_the_last_and_beyond() {
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 * 86_400);
+        let day = Duration::from_secs(86_400);
+        for (now, days) in [
+            (end - 30 * day, 30),
+            (end - day, 1),
+            (end - day / 2, 0),
+            (end, 0),
+            (end + day / 2, -1),
+            (end + 3 * day / 2, -2),
+        ] {
+            assert_eq!(days_left(end, now), days);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `Stats`, gathered from the counters that each layer keeps for itself. Plain numbers; decides nothing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use serde::Serialize;
 
@@ -22,6 +22,8 @@ pub struct Stats {
     pub config: Config,
     /// Each provider, by the name of its type.
     pub providers: BTreeMap<String, ProviderStats>,
+    /// This node's certificate, and the revocations it goes by.
+    pub identity: IdentityStats,
     /// What the transport has done.
     pub net: NetStats,
     /// How often a subscriber's callback has panicked.
@@ -42,6 +44,52 @@ pub struct MembershipStats {
     pub dead_count: usize,
     /// Nodes that left and are not forgotten yet.
     pub left_count: usize,
+}
+
+/// This node's certificate and what it judges peers by, since the handle was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct IdentityStats {
+    /// When the certificate chain ends; `None` if the node has none.
+    pub not_after: Option<SystemTime>,
+    /// Whole days until then: 0 on the last day, negative once it has ended.
+    pub days_left: Option<i64>,
+    /// How often watched files were looked at (`tls.watch`).
+    pub looks: u64,
+    /// Identities taken over while the handle lived, from files or by
+    /// [`Cluster::reload_identity`](crate::Cluster::reload_identity).
+    pub renewals: u64,
+    /// Identities that could not be taken over.
+    pub failed_renewals: u64,
+    /// When the last one was taken over.
+    pub last_renewal: Option<SystemTime>,
+    /// The revocation lists in force, one an authority at most.
+    pub revocation_lists: Vec<ListStats>,
+}
+
+/// A revocation list in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ListStats {
+    /// Its number, in hexadecimal.
+    pub number: String,
+    /// How many certificates are on it.
+    pub entries: usize,
+    /// When the next list was to come, if it says so.
+    pub next_update: Option<SystemTime>,
+    /// Whether that is past: the list still counts, but may lack what was revoked since.
+    pub stale: bool,
+}
+
+impl ListStats {
+    pub(crate) fn new(number: String, entries: usize, next_update: Option<SystemTime>) -> Self {
+        Self { number, entries, next_update, stale: false }
+    }
+
+    /// As it is at `now`.
+    pub(crate) fn at(&self, now: SystemTime) -> Self {
+        Self { stale: self.next_update.is_some_and(|next| next < now), ..self.clone() }
+    }
 }
 
 /// How state spreads, in numbers.

@@ -19,15 +19,17 @@ use std::{
 use futures_util::Stream;
 use phalanx::{
     Applied, Authority, Cluster, ClusterEvent, Config, Error, EventData, EventKind, EventStream, Explanation,
-    Identity, NodeId, NodeInfo, NodeStatus, Options, Paths, Spread, Started, StateChange, StateKey,
-    StateProvider, StateStream, StateType, Stats, Status, Subscription, SyncableState, Synced, TlsConfig,
-    Validity, Value,
+    Identity, IdentityStats, ListStats, NodeId, NodeInfo, NodeStatus, Options, Paths, SignatureScheme,
+    SigningKey, Spread, Started, StateChange, StateKey, StateProvider, StateStream, StateType, Stats, Status,
+    Subscription, SyncableState, Synced, TlsConfig, Validity, Value,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 type Fallible<T> = Result<T, Error>;
 
 fn returns<T>(_: impl Future<Output = T> + Send) {}
+
+fn returns_of(_: impl Fn(Arc<dyn SigningKey>) -> Fallible<Identity>) {}
 
 /// Never called: the types are what is tested.
 fn methods(cluster: &Cluster, id: &NodeId, of: &StateType, identity: Identity) {
@@ -87,6 +89,9 @@ fn constructors(id: &NodeId, identity: &Identity, authority: &Authority) {
     let _: Fallible<Config> = Config::load("path");
     let _: Fallible<Identity> = Identity::from_pem_files("ca", "cert", "key");
     let _: Fallible<Identity> = Identity::from_pem(&[], &[], &[]);
+    let load = |key: Arc<dyn SigningKey>| Identity::from_signing_key(&[], &[], key);
+    returns_of(load);
+    let _: SignatureScheme = SignatureScheme::EcdsaP256Sha256;
     let _: Fallible<Identity> = identity.clone().with_crl_pem(&[]);
     let _: Option<NodeId> = identity.node_id();
     let _: &str = identity.cluster_name();
@@ -124,12 +129,16 @@ fn fields(config: Config, node: NodeInfo, record: SyncableState, event: ClusterE
     let _: (u32, Option<String>, Option<String>) =
         (config.suspicion_mult, config.advertise_address, config.zone);
     let _: (BTreeMap<String, String>, Option<Identity>) = (config.tags, config.identity);
-    let TlsConfig { ca, cert, key, crl, shared_certificate } = config.tls;
+    let TlsConfig { ca, cert, key, crl, shared_certificate, .. } = config.tls;
+    let _: (bool, bool, Duration) = (config.tls.crl_required, config.tls.watch, config.tls.watch_interval);
     let _: ([Option<PathBuf>; 4], bool) = ([ca, cert, key, crl], shared_certificate);
     let _: (NodeId, SocketAddr, u64, NodeStatus) =
         (node.node_id, node.address, node.incarnation, node.status);
     let _: (SystemTime, SystemTime, Option<String>) = (node.join_time, node.last_seen, node.zone);
     let _: (BTreeMap<String, String>, Option<Duration>) = (node.tags, node.rtt);
+    let _: Option<SystemTime> = node.certificate_end;
+    let IdentityStats { not_after, days_left, revocation_lists, .. } = &stats.identity;
+    let _: (&Option<SystemTime>, &Option<i64>, &Vec<ListStats>) = (not_after, days_left, revocation_lists);
     let _: (StateType, String, Value) = (record.state_type, record.key, record.value);
     let _: (u64, NodeId, SystemTime) = (record.version, record.source_node, record.timestamp);
     let _: (EventKind, Option<NodeId>, SystemTime, EventData) =
@@ -246,6 +255,7 @@ fn events_have_the_names_of_the_contract() {
         (EventKind::IsolationSuspected, "isolation-suspected"),
         (EventKind::IdentityExpiring, "identity-expiring"),
         (EventKind::IdentityReloadFailed, "identity-reload-failed"),
+        (EventKind::RevocationListStale, "revocation-list-stale"),
         (EventKind::ClusterStarted, "cluster-started"),
         (EventKind::ClusterStopped, "cluster-stopped"),
         (EventKind::Lagged, "lagged"),

@@ -18,6 +18,8 @@ use super::{
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Files are read no more often than that.
+const WATCH_MIN: Duration = Duration::from_millis(100);
 
 /// What a `Config` without faults comes to.
 #[derive(Debug)]
@@ -83,6 +85,7 @@ impl Config {
             ("ping-timeout-ms", self.ping_timeout, DAY, day),
             ("dead-node-reclaim-ms", self.dead_node_reclaim, YEAR, year),
             ("tombstone-ttl-ms", self.tombstone_ttl, YEAR, year),
+            ("tls.watch-interval-ms", self.tls.watch_interval, DAY, day),
         ] {
             let fault = if interval.is_zero() {
                 "it is zero"
@@ -94,6 +97,16 @@ impl Config {
                 continue;
             };
             faults.add(key, interval.as_millis(), fault, format!("use at least 1 and {bound}"));
+        }
+        let watch = self.tls.watch_interval;
+        if watch >= Duration::from_millis(1) && watch < WATCH_MIN {
+            let remedy = "use at least 100 and at most 86400000 (a day)";
+            faults.add(
+                "tls.watch-interval-ms",
+                watch.as_millis(),
+                "it is too short to read files in",
+                remedy,
+            );
         }
         if self.ping_timeout >= self.ping_interval {
             let interval = self.ping_interval.as_millis();
@@ -250,6 +263,10 @@ impl Config {
                 .push(format!("bind-address = {ip}: the seeds are on other hosts, which it cannot reach"));
         }
         let TlsConfig { ca, cert, key, crl, .. } = &self.tls;
+        if self.identity.is_some() && self.tls.watch {
+            warnings
+                .push("tls.watch = true: nothing is watched, the program gave an identity of its own".into());
+        }
         if self.identity.is_some() && [ca, cert, key, crl].into_iter().any(Option::is_some) {
             warnings.push("tls: its files are not read, the program gave an identity of its own".into());
         }
@@ -265,6 +282,12 @@ impl TlsConfig {
             keys.map(|(key, _)| *key).collect::<Vec<_>>()
         };
         match (given(true).as_slice(), self.crl.is_some()) {
+            ([], false) if self.watch => faults.add(
+                "tls.watch",
+                true,
+                "there are no files to be watched",
+                "set tls.ca, tls.cert and tls.key, or leave it out",
+            ),
             ([], false) if enabled => faults.add(
                 "tls",
                 "none",

@@ -28,7 +28,7 @@ const SYNTAX_FAULTS_MAX: usize = 10;
 type Wrong = (String, &'static str);
 
 /// Every key, and the field it sets. The only list of keys; the environment's names are made from it.
-const KEYS: [(&str, Slot); 30] = [
+const KEYS: [(&str, Slot); 33] = [
     ("enabled", Slot::Flag(|config| &mut config.enabled)),
     ("node-id", Slot::Text(|config| &mut config.node_id)),
     ("bind-address", Slot::Address(|config| &mut config.bind_address)),
@@ -54,7 +54,10 @@ const KEYS: [(&str, Slot); 30] = [
     ("tls.cert", Slot::File(|config| &mut config.tls.cert)),
     ("tls.key", Slot::File(|config| &mut config.tls.key)),
     ("tls.crl", Slot::File(|config| &mut config.tls.crl)),
+    ("tls.crl-required", Slot::Flag(|config| &mut config.tls.crl_required)),
     ("tls.shared-certificate", Slot::Flag(|config| &mut config.tls.shared_certificate)),
+    ("tls.watch", Slot::Flag(|config| &mut config.tls.watch)),
+    ("tls.watch-interval-ms", Slot::Millis(|config| &mut config.tls.watch_interval)),
     ("dead-node-reclaim-ms", Slot::Millis(|config| &mut config.dead_node_reclaim)),
     ("tombstone-ttl-ms", Slot::Millis(|config| &mut config.tombstone_ttl)),
     ("max-connections", Slot::Size(|config| &mut config.max_connections)),

@@ -16,7 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{address::Seed, check::Checked};
-use crate::Identity;
+use crate::{Identity, identity::Policy};
 
 /// The settings of a node.
 ///
@@ -220,7 +220,8 @@ pub struct Config {
 /// The files a node proves itself with, all PEM. `ca`, `cert` and `key` belong together.
 ///
 /// In a file: `tls.ca = "ca.pem"` under `[cluster]`, or a table `[cluster.tls]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// In code, end a literal with `..TlsConfig::default()`: later versions may add to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 #[expect(
     clippy::exhaustive_structs,
@@ -238,15 +239,61 @@ pub struct TlsConfig {
 
     /// Certificates that were revoked. Default: none, which trusts every unexpired certificate of the CA.
     ///
-    /// It is read at the start;
-    /// [`Cluster::reload_identity`](crate::Cluster::reload_identity) takes a newer one.
+    /// It is read at the start; [`watch`](Self::watch) and
+    /// [`Cluster::reload_identity`](crate::Cluster::reload_identity) take a newer one. A newer list that any
+    /// node of the cluster is given reaches all of them; none writes it to disk.
     pub crl: Option<PathBuf>,
+
+    /// Whether peers are refused whose authority has no revocation list here. Default: `false`, which trusts
+    /// every unexpired certificate of such an authority.
+    ///
+    /// With it a node does not start without a list. A list that is past its date still counts: it warns,
+    /// since to refuse everybody would end the cluster when the authority is late.
+    pub crl_required: bool,
 
     /// Whether nodes may share one certificate that names the cluster but no node. Default: `false`.
     ///
     /// With it, whoever holds the shared key can claim any id that no other certificate names: switch it on
     /// only where nodes cannot be given certificates of their own, and on all nodes at once.
     pub shared_certificate: bool,
+
+    /// Whether the files are watched, and taken over when their contents change. Default: `false`. Needs `ca`,
+    /// `cert` and `key`.
+    ///
+    /// All of them are read and checked together. Where they do not belong together, are not valid now, or
+    /// name another node, the ones in force serve on, and
+    /// [`EventKind::IdentityReloadFailed`](crate::EventKind::IdentityReloadFailed) says why.
+    pub watch: bool,
+
+    /// How often watched files are looked at. Unit: whole milliseconds, 100 to a day. Default: 10,000 ms.
+    ///
+    /// A look reads the files, some kilobytes. Shorter takes a new certificate over sooner, and longer saves
+    /// little: certificates are renewed days before they end, and a revocation list reaches a node through
+    /// its peers as well.
+    #[serde(rename = "watch-interval-ms", with = "millis")]
+    pub watch_interval: Duration,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        Self {
+            ca: None,
+            cert: None,
+            key: None,
+            crl: None,
+            crl_required: false,
+            shared_certificate: false,
+            watch: false,
+            watch_interval: Duration::from_secs(10),
+        }
+    }
+}
+
+impl TlsConfig {
+    /// What is demanded of peers.
+    pub(crate) fn policy(&self) -> Policy {
+        Policy { shared_certificate: self.shared_certificate, crl_required: self.crl_required }
+    }
 }
 
 impl Default for Config {
@@ -319,7 +366,8 @@ mod tests {
         "suspicion-mult": 3, "fast-detection": false,
         "sync-health": true, "sync-circuit-breaker": true, "sync-drain": true,
         "sync-conntrack": true, "advertise-address": null, "tags": {},
-        "tls": {"ca": null, "cert": null, "key": null, "crl": null, "shared-certificate": false},
+        "tls": {"ca": null, "cert": null, "key": null, "crl": null, "crl-required": false,
+            "shared-certificate": false, "watch": false, "watch-interval-ms": 10000},
         "dead-node-reclaim-ms": 86400000, "tombstone-ttl-ms": 86400000, "max-connections": 512
     }"#;
 

@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::AbortHandle,
     time::{sleep_until, timeout},
 };
@@ -27,11 +27,11 @@ use crate::{
     driver::{
         CloseInfo, ConnectionInfo, Driver, Explanation, advertise,
         clock::{self, Clock},
-        lock,
+        lock, renewal,
     },
-    identity::{Signer, Trust},
+    identity::{Policy, Signer, Trust},
     net::{Closed, Host, Judgement, Link, NetConfig, NetStats, StreamEvent, Transport},
-    proto::{Now, Output, Protocol, StreamInput, Time, Verdict, Vouch},
+    proto::{self, Now, Output, Protocol, StreamInput, Time, Verdict, Vouch, lists::List},
     wire::{CloseCode, StreamId, hello::Introduction},
 };
 
@@ -39,6 +39,8 @@ use crate::{
 const LEAVE_MAX: Duration = Duration::from_millis(2_500);
 /// Of how many nodes the end of the last connection is remembered.
 const ENDS_MAX: usize = 4_096;
+/// Lists of peers that wait to be judged; each has at most a megabyte.
+const LISTS_WAITING_MAX: usize = 4;
 
 pub(crate) struct Life {
     driver: Weak<Driver>,
@@ -56,6 +58,8 @@ pub(crate) struct Life {
     /// The number of the own write that has waited longest to be spread; followed while somebody looks.
     waiting: watch::Sender<u64>,
     credentials: Arc<Credentials>,
+    /// Revocation lists that peers sent, to be judged outside the lock: a long one takes its time.
+    lists: mpsc::Sender<(NodeId, List)>,
     ends: Mutex<BTreeMap<NodeId, End>>,
     bound: SocketAddr,
     advertised: SocketAddr,
@@ -86,8 +90,8 @@ struct End {
 struct Credentials(ArcSwap<(Signer, Trust)>);
 
 impl Credentials {
-    fn load(identity: &Identity, shared_certificate: bool) -> Result<Arc<(Signer, Trust)>, Error> {
-        Ok(Arc::new((Signer::new(identity)?, Trust::new(identity, shared_certificate)?)))
+    fn load(identity: &Identity, policy: Policy) -> Result<Arc<(Signer, Trust)>, Error> {
+        Ok(Arc::new((Signer::new(identity), Trust::new(identity, policy)?)))
     }
 }
 
@@ -103,6 +107,10 @@ impl Vouch for Credentials {
     fn verify(&self, node: &NodeId, chain: &[u8], message: &[u8], signature: &[u8]) -> bool {
         self.0.load().1.verify_claim(node, chain, message, signature)
     }
+
+    fn trusts_issuer(&self, issuer: u64) -> bool {
+        self.0.load().1.trusts_issuer(issuer)
+    }
 }
 
 impl Life {
@@ -117,14 +125,15 @@ impl Life {
         // There is no other way to ask whether the runtime has time enabled.
         catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))).map_err(|_| Error::NoRuntime)?;
         let config = &driver.config;
-        identity.check_usable(config.tls.shared_certificate, clock::wall_now())?;
-        let credentials = Credentials::load(identity, config.tls.shared_certificate)?;
+        let policy = config.tls.policy();
+        identity.check_usable(policy, clock::wall_now())?;
+        let credentials = Credentials::load(identity, policy)?;
         let credentials = Arc::new(Credentials(ArcSwap::new(credentials)));
         let net = NetConfig {
             bind: SocketAddr::new(config.bind_address, config.bind_port),
             cluster: identity.cluster_name().into(),
             node_id: driver.checked.node_id.clone(),
-            shared_certificate: config.tls.shared_certificate,
+            policy,
             max_connections: config.max_connections,
         };
         let clock = Clock::new();
@@ -141,7 +150,10 @@ impl Life {
         };
         let settings = driver.protocol_config(net.cluster.clone(), advertised, epoch);
         let vouch = Arc::clone(&credentials) as Arc<dyn Vouch>;
-        let protocol = Protocol::new(settings, vouch, clock::entropy(), clock.now());
+        let mut protocol = Protocol::new(settings, vouch, clock::entropy(), clock.now());
+        protocol.take_lists(renewal::lists_of(identity), clock.now());
+        protocol.note_certificate_end(&net.node_id, proto::time::wall_ms(identity.not_after()));
+        let (lists, lists_of_peers) = mpsc::channel(LISTS_WAITING_MAX);
         let core = Core {
             protocol,
             transport,
@@ -163,6 +175,7 @@ impl Life {
             synced: watch::Sender::new(None),
             waiting: watch::Sender::new(u64::MAX),
             credentials,
+            lists,
             ends: Mutex::default(),
             bound,
             advertised,
@@ -173,6 +186,7 @@ impl Life {
         *slot = Some(Arc::downgrade(&life));
         drop(slot);
         life.spawn(keep_time(Orphan(Arc::downgrade(&life))));
+        life.spawn(renewal::judge_lists(Arc::downgrade(driver), lists_of_peers));
         Ok(life)
     }
 
@@ -260,6 +274,8 @@ impl Life {
                 }
             }
             Output::Synced { peers } => drop(self.synced.send_replace(Some(peers))),
+            // Full, or ending: the next word of it brings it again.
+            Output::List { from, list } => drop(self.lists.try_send((from, list))),
             Output::LeaveSpread => drop(self.leave_spread.send_replace(true)),
         }
     }
@@ -336,12 +352,23 @@ impl Life {
     }
 
     /// Takes a new identity over; how many peers it made us close. On an error the old one serves on.
-    pub(super) fn reload(&self, identity: &Identity, shared_certificate: bool) -> Result<usize, Error> {
+    pub(super) fn reload(&self, identity: &Identity, policy: Policy) -> Result<usize, Error> {
+        let closed = self.trust(identity, policy)?;
+        let end = proto::time::wall_ms(identity.not_after());
+        self.step(|protocol, now| {
+            protocol.note_certificate_end(&self.node_id, end);
+            protocol.sign_anew(now);
+        });
+        Ok(closed)
+    }
+
+    /// Judges peers by an identity from now on, whose certificate is the one in force.
+    pub(super) fn trust(&self, identity: &Identity, policy: Policy) -> Result<usize, Error> {
         let Some(transport) = self.transport() else { return Ok(0) };
-        let credentials = Credentials::load(identity, shared_certificate)?;
+        let credentials = Credentials::load(identity, policy)?;
         let closed = transport.reload(identity)?;
         self.credentials.0.store(credentials);
-        self.step(Protocol::sign_anew);
+        self.step(|protocol, now| protocol.take_lists(renewal::lists_of(identity), now));
         Ok(closed)
     }
 
@@ -487,6 +514,7 @@ impl Host for Relay {
             life.remember(peer, |end| end.dial_error = None);
             life.step(|protocol, now| {
                 protocol.handle_connected(peer, &introduction, link.remote, link.rtt, now);
+                protocol.note_certificate_end(peer, proto::time::wall_ms(link.not_after));
             });
         }
     }

@@ -1,8 +1,9 @@
 //! The only place where clock, entropy, sockets, threads and the core meet. Holds no rule of the protocol.
 //!
 //! `life` from start to stop: core, transport, tasks · `clock` time and chance · `seeds` who is asked for the
-//! cluster · `advertise` where peers reach this node · `expiry` the end of its certificate · `events`,
-//! `providers` threads for user code · `feed` their queues · `view` what readers are shown
+//! cluster · `advertise` where peers reach this node · `expiry` the end of its certificate · `renewal` what
+//! takes its place, and newer revocation lists · `watcher` its files · `events`, `providers` threads for user code · `feed` their
+//! queues · `view` what readers are shown
 //!
 //! This file holds what outlives a life, and sees to it that there is one at most.
 
@@ -13,10 +14,12 @@ mod expiry;
 mod feed;
 mod life;
 mod providers;
+mod renewal;
 mod seeds;
 #[cfg(test)]
 mod tests;
 mod view;
+mod watcher;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,7 +39,9 @@ use self::{
     events::Watchers,
     life::Life,
     providers::{Providers, Worker},
+    renewal::Renewals,
     seeds::Outcome,
+    watcher::Watched,
 };
 pub use self::{
     events::{EventStream, StateStream, Subscription},
@@ -49,8 +54,8 @@ pub(crate) use self::{
 /// What a handle asks and commands.
 pub(crate) use crate::proto::Protocol as Core;
 use crate::{
-    ClusterEvent, Config, Error, EventData, EventKind, Identity, NetStats, NodeId, NodeInfo, NodeStatus,
-    Options, ProviderStats, Spread, StateProvider, StateType, SyncableState, Value,
+    ClusterEvent, Config, Error, EventData, EventKind, Identity, IdentityStats, NetStats, NodeId, NodeInfo,
+    NodeStatus, Options, ProviderStats, Spread, StateProvider, StateType, SyncableState, Value,
     config::{Checked, Seed},
     proto::{self, Now, Protocol, ProtocolConfig, config::CONFIRMATIONS},
 };
@@ -144,7 +149,12 @@ pub(crate) struct Driver {
 
 /// What a running node may change and a later start goes on with.
 struct Settings {
+    /// The identity in force, with the newest revocation lists, whoever brought them.
     identity: Option<Identity>,
+    /// As the operator gave it last: no later one may have older lists.
+    given: Option<Identity>,
+    renewals: Renewals,
+    watched: Watched,
     tags: BTreeMap<String, String>,
     last_epoch: u64,
 }
@@ -181,8 +191,14 @@ impl Driver {
         for warning in &checked.warnings {
             tracing::warn!("{warning}");
         }
-        let settings =
-            Settings { identity: checked.identity.clone(), tags: config.tags.clone(), last_epoch: 0 };
+        let settings = Settings {
+            identity: checked.identity.clone(),
+            given: checked.identity.clone(),
+            renewals: Renewals::of(checked.identity.as_ref()),
+            watched: Watched::new(),
+            tags: config.tags.clone(),
+            last_epoch: 0,
+        };
         let mut asked = config.clone();
         let off = SWITCHES.iter().filter(|switch| !*(switch.get)(&mut asked));
         let off = RwLock::new(off.flat_map(|switch| switch.types).cloned().collect());
@@ -233,6 +249,11 @@ impl Driver {
             EventData::Started { address },
         ));
         life.spawn(expiry::watch(Arc::downgrade(&life)));
+        if self.config.identity.is_none()
+            && let Some(files) = watcher::watched_files(&self.config.tls)
+        {
+            life.spawn(watcher::watch(Arc::downgrade(self), files, self.config.tls.watch_interval));
+        }
         self.providers.offer();
         let first = self.first_round(&life);
         let mut progress = self.progress.subscribe();
@@ -549,6 +570,7 @@ impl Driver {
             zone: self.config.zone.clone(),
             tags: lock(&self.settings).tags.clone(),
             rtt: None,
+            certificate_end: self.identity().map(|identity| identity.not_after()),
         })
     }
 
@@ -558,6 +580,10 @@ impl Driver {
 
     pub(crate) fn net_stats(&self) -> NetStats {
         self.life().and_then(|life| life.net_stats()).unwrap_or_default()
+    }
+
+    pub(crate) fn identity_stats(&self) -> IdentityStats {
+        self.renewal_stats(clock::wall_now())
     }
 
     pub(crate) fn provider_stats(&self) -> BTreeMap<String, ProviderStats> {
@@ -697,45 +723,6 @@ impl Driver {
         // If the node does not run, the next start tells them.
         self.command(|protocol, now| protocol.set_tags(told, now));
         lock(&self.settings).tags = tags;
-    }
-
-    pub(crate) fn reload_identity(&self, identity: Identity) -> Result<(), Error> {
-        // Held all the while: two reloads at once must not end half in each.
-        let mut settings = lock(&self.settings);
-        let result = self.take_over(identity, settings.identity.as_ref());
-        match result {
-            Ok((closed, identity)) => {
-                tracing::info!(closed, "a new identity is in force");
-                settings.identity = Some(identity);
-                Ok(())
-            }
-            Err(error) => {
-                drop(settings);
-                tracing::warn!(%error, "the new identity cannot be taken over; the old one serves on");
-                self.publish(ClusterEvent::new(
-                    EventKind::IdentityReloadFailed,
-                    Some(self.node_id()),
-                    clock::wall_now(),
-                    EventData::Reason(error.to_string()),
-                ));
-                Err(error)
-            }
-        }
-    }
-
-    /// Checks a new identity and has the life use it; how many peers that cost, and what is in force now.
-    fn take_over(&self, new: Identity, current: Option<&Identity>) -> Result<(usize, Identity), Error> {
-        let shared = self.config.tls.shared_certificate;
-        let identity = match current {
-            Some(current) => {
-                new.check_successor(current)?;
-                new.with_lists_of(current)
-            }
-            None => new,
-        };
-        identity.check_usable(shared, clock::wall_now())?;
-        let closed = self.life().map_or(Ok(0), |life| life.reload(&identity, shared))?;
-        Ok((closed, identity))
     }
 
     // Readers and user code.

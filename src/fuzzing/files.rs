@@ -7,7 +7,7 @@ use rustls::pki_types::CertificateDer;
 
 use crate::{
     Authority, Config, Error, Identity, NodeId,
-    identity::{Role, SpiffeName, Trust, armour, armour_key, unix_time},
+    identity::{Policy, Role, SpiffeName, Trust, armour, armour_key, unix_time},
 };
 
 /// The longest text of an error: one that grows with its input would fill a log.
@@ -65,7 +65,7 @@ fn assembled(ca: &[u8], cert: &[u8], key: &[u8]) {
         Ok(identity) => {
             let name = SpiffeName::from_certificate(&identity.chain()[0]).expect("it was read before");
             assert_eq!(identity.cluster_name(), name.cluster);
-            if let Err(error) = identity.check_usable(false, OWN.now()) {
+            if let Err(error) = identity.check_usable(Policy::default(), OWN.now()) {
                 tells(&error);
             }
         }
@@ -104,7 +104,7 @@ pub(super) fn crl(bytes: &[u8]) {
     match OWN.identity.clone().with_crl_pem(&pem) {
         Ok(identity) => {
             assert_eq!(identity.crls().len(), 1, "one list of one authority");
-            assert!(Trust::new(&identity, false).is_ok(), "a list that was taken cannot be used");
+            assert!(Trust::new(&identity, Policy::default()).is_ok(), "a list that was taken cannot be used");
             // The same once more is the same.
             let again = identity.clone().with_crl_pem(&pem);
             assert!(again.is_ok_and(|again| again.crls() == identity.crls()));
@@ -186,7 +186,7 @@ fn own() -> Result<Own, Error> {
     authority.revoke(&authority.issue(&NodeId::new("lost")?)?)?;
     let cert = identity.chain().iter().flat_map(|der| armoured("CERTIFICATE", der)).collect();
     Ok(Own {
-        trust: Trust::new(&identity, false)?,
+        trust: Trust::new(&identity, Policy::default())?,
         ca: authority.ca_pem(),
         cert,
         key: armour_key(identity.key()).into_bytes(),

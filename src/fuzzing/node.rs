@@ -181,7 +181,11 @@ impl Node {
             }
             Output::Synced { .. } => assert!(!std::mem::replace(&mut self.synced, true), "synced twice"),
             Output::LeaveSpread => assert!(!std::mem::replace(&mut self.left, true), "left twice"),
-            Output::Close { .. } | Output::Change(_) | Output::NodeFailed(_) | Output::AskProviders => {}
+            Output::Close { .. }
+            | Output::Change(_)
+            | Output::NodeFailed(_)
+            | Output::AskProviders
+            | Output::List { .. } => {}
         }
     }
 

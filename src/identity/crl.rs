@@ -1,6 +1,9 @@
 //! Revocation lists: whose they are, and which of two is the newer. What they revoke, webpki finds.
 
+use std::{hash::Hasher as _, time::SystemTime};
+
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use siphasher::sip::SipHasher13;
 use webpki::{BorrowedCertRevocationList, OwnedCertRevocationList};
 
 use super::{
@@ -71,6 +74,54 @@ pub(super) fn signer_of(list: &ListFacts, signers: &[Facts]) -> Option<usize> {
                 algorithm.verify_signature(&signer.key, &list.signed, &list.signature).is_ok()
             })
     })
+}
+
+/// A number for an authority, by name and key, that all nodes come to.
+pub(super) fn issuer_id(signer: &Facts) -> u64 {
+    // Only trusted authorities have one here, so nobody gains by two that are the same.
+    let mut hasher = SipHasher13::new();
+    hasher.write(&signer.subject);
+    hasher.write(&(signer.subject.len() as u64).to_be_bytes());
+    hasher.write(&signer.key);
+    hasher.finish()
+}
+
+/// A list in force, as people and peers are told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListInForce {
+    pub(crate) issuer: u64,
+    /// Its age as bytes, the newer of two the greater.
+    pub(crate) age: Vec<u8>,
+    pub(crate) der: Vec<u8>,
+    /// As people write it.
+    pub(crate) number: String,
+    pub(crate) entries: usize,
+    pub(crate) next_update: Option<SystemTime>,
+}
+
+impl ListInForce {
+    /// `None` if none of `signers` made it.
+    pub(super) fn of(der: &List, signers: &[Facts]) -> Option<Self> {
+        let facts = x509::list_facts(der).ok()?;
+        let issuer = issuer_id(&signers[signer_of(&facts, signers)?]);
+        Some(Self {
+            issuer,
+            age: age_in_bytes(&facts),
+            der: der.to_vec(),
+            number: facts.number(),
+            entries: facts.revoked.len(),
+            next_update: facts.next_update,
+        })
+    }
+}
+
+/// Ordered as `ListFacts::age` is.
+pub(super) fn age_in_bytes(facts: &ListFacts) -> Vec<u8> {
+    let (len, number, time) = &facts.age;
+    let len = u16::try_from(*len).unwrap_or(u16::MAX).to_be_bytes();
+    // With the sign bit turned over, times before 1970 come first.
+    let time = (time.cast_unsigned() ^ 1 << 63).to_be_bytes();
+    [&len[..], number, &time[..]].concat()
 }
 
 /// A list as webpki wants it.

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use zeroize::{Zeroize, Zeroizing};
+
 use crate::Error;
 
 /// The longest certificate or key file, in bytes: a bundle of hundreds of certificates fits.
@@ -22,16 +24,18 @@ pub(super) fn fault(what: impl Into<String>, fault: impl Into<String>, remedy: i
 
 /// The contents of a public file.
 pub(super) fn read(path: &Path, what: &str, len_max: u64) -> Result<Vec<u8>, Error> {
-    read_open(open(path, what)?, path, what, len_max)
+    let (file, _) = open(path, what)?;
+    read_open(file, path, what, len_max, Vec::new())
 }
 
-/// The contents of a file that only its owner may read.
-pub(super) fn read_secret(path: &Path, what: &str, len_max: u64) -> Result<Vec<u8>, Error> {
-    let file = open(path, what)?;
+/// The contents of a file that only its owner may read, wiped when they are dropped.
+pub(super) fn read_secret(path: &Path, what: &str, len_max: u64) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let (file, metadata) = open(path, what)?;
     // The mode of the opened file, not of the path: a symbolic link is followed, its target counts.
-    let metadata = file.metadata().map_err(|source| unreadable(path, source))?;
     refuse_open_mode(path, what, &metadata)?;
-    read_open(file, path, what, len_max)
+    // All of it at once: a buffer that grows leaves copies behind.
+    let room = usize::try_from(metadata.len().min(len_max) + 1).unwrap_or(0);
+    read_open(file, path, what, len_max, Vec::with_capacity(room)).map(Zeroizing::new)
 }
 
 /// How an error message calls the file: `private key /etc/lb/key.pem`.
@@ -39,15 +43,28 @@ pub(super) fn named(what: &str, path: &Path) -> String {
     format!("{what} {}", path.display())
 }
 
-fn open(path: &Path, what: &str) -> Result<File, Error> {
-    // Looked at before it is opened: opening a FIFO waits for its writer.
+fn open(path: &Path, what: &str) -> Result<(File, Metadata), Error> {
+    // Looked at before it is opened: opening some devices does something.
     let metadata = fs::metadata(path).map_err(|source| unreadable(path, source))?;
     refuse_irregular(path, what, &metadata)?;
-    File::open(path).map_err(|source| unreadable(path, source))
+    let mut options = File::options();
+    options.read(true);
+    // And once more after it: a FIFO may have taken its place, and to open that waits for its writer.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    let file = options.open(path).map_err(|source| unreadable(path, source))?;
+    let metadata = file.metadata().map_err(|source| unreadable(path, source))?;
+    refuse_irregular(path, what, &metadata)?;
+    Ok((file, metadata))
 }
 
-fn read_open(file: File, path: &Path, what: &str, len_max: u64) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
+fn read_open(
+    file: File,
+    path: &Path,
+    what: &str,
+    len_max: u64,
+    mut bytes: Vec<u8>,
+) -> Result<Vec<u8>, Error> {
     file.take(len_max + 1).read_to_end(&mut bytes).map_err(|source| unreadable(path, source))?;
     if bytes.len() as u64 > len_max {
         let fault_text = format!("it has more than {len_max} bytes");
@@ -104,8 +121,16 @@ fn mode_fault(mode: u32, uid: u32) -> Option<String> {
 pub(super) struct Draft {
     pub(super) name: &'static str,
     pub(super) bytes: Vec<u8>,
-    /// Only the owner may read it.
+    /// Only the owner may read it. Wiped from memory once it is written.
     pub(super) secret: bool,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if self.secret {
+            self.bytes.zeroize();
+        }
+    }
 }
 
 /// Writes files into `dir`, which is made if it is missing. Each is whole or as it was before, whenever the
@@ -218,7 +243,7 @@ mod tests {
         let error = read_secret(&link, "private key", 10).unwrap_err().to_string();
         assert!(error.contains("mode 0644") && error.contains("run: chmod 600"), "{error}");
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(read_secret(&link, "private key", 10).unwrap(), b"x");
+        assert_eq!(**read_secret(&link, "private key", 10).unwrap(), *b"x");
     }
 
     #[test]

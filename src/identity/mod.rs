@@ -1,11 +1,13 @@
 //! Who this node is, and whom it lets in: `Identity` (here), the CA that makes them (`authority`), the name
-//! in a certificate (`spiffe`), whether a peer's chain may enter (`trust`), signatures on claims (`signer`).
-//! Below them: `file`, `pem`, `x509`, `crl`. Never touches a socket, and shows a key to nobody.
+//! in a certificate (`spiffe`), whether a peer's chain may enter (`trust`), the private key (`key`), signatures
+//! on claims (`signer`). Below them: `bundle`, `file`, `pem`, `x509`, `crl`. Never touches a socket, and shows a key to nobody.
 
 #[cfg(feature = "authority")]
 mod authority;
+mod bundle;
 mod crl;
 mod file;
+mod key;
 mod pem;
 mod signer;
 pub(crate) mod spiffe;
@@ -20,24 +22,29 @@ use std::{
 };
 
 use rustls::{
-    crypto::aws_lc_rs,
     pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer},
     sign::CertifiedKey,
 };
 
 #[cfg(feature = "authority")]
 pub use self::authority::{Authority, Validity};
-use self::file::{CRL_LEN_MAX, Draft, PEM_LEN_MAX, fault, named};
+pub use self::key::{SignatureScheme, SigningKey};
+pub(crate) use self::{
+    bundle::{FilePaths, Files},
+    crl::ListInForce,
+    signer::Signer,
+    spiffe::SpiffeName,
+    trust::{Peer, Policy, RejectionKind, Role, Trust, provider},
+    x509::written,
+};
+use self::{
+    file::{CRL_LEN_MAX, Draft, fault, named},
+    key::Key,
+};
 #[cfg(any(all(test, feature = "authority"), feature = "fuzzing"))]
 pub(crate) use self::{
     pem::{encode as armour, encode_key as armour_key},
     trust::unix_time,
-};
-pub(crate) use self::{
-    signer::Signer,
-    spiffe::SpiffeName,
-    trust::{Peer, RejectionKind, Role, Trust, provider},
-    x509::written,
 };
 use crate::{Error, NodeId};
 
@@ -76,7 +83,7 @@ pub struct Identity {
 struct Own {
     /// The node's certificate first, then its issuers.
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    key: Key,
     name: SpiffeName,
     serial: String,
     not_before: SystemTime,
@@ -116,18 +123,8 @@ impl Identity {
         cert: impl AsRef<Path>,
         key: impl AsRef<Path>,
     ) -> Result<Self, Error> {
-        let (ca, cert, key) = (ca.as_ref(), cert.as_ref(), key.as_ref());
-        let labels = Labels {
-            ca: named("CA file", ca),
-            cert: named("certificate", cert),
-            key: named("private key", key),
-        };
-        Self::assemble(
-            &file::read(ca, "CA file", PEM_LEN_MAX)?,
-            &file::read(cert, "certificate", PEM_LEN_MAX)?,
-            &file::read_secret(key, "private key", PEM_LEN_MAX)?,
-            &labels,
-        )
+        let [ca, cert, key] = [ca.as_ref(), cert.as_ref(), key.as_ref()].map(Path::to_path_buf);
+        Files::read(&FilePaths { ca, cert, key, crl: None })?.load()
     }
 
     /// Makes an identity of three PEM texts, as [`Identity::from_pem_files`] does of files.
@@ -145,6 +142,51 @@ impl Identity {
         Self::assemble(ca, cert, key, &labels)
     }
 
+    /// Makes an identity of two PEM texts and a key that signs without showing itself: in an HSM, behind
+    /// PKCS#11, in another process.
+    ///
+    /// The key signs once here, which shows that it belongs to the certificate.
+    /// [`write_to`](Self::write_to) refuses such an identity, and after a crash the peers of the last process
+    /// find out by their time-outs: what tells them at once otherwise is derived from the key's bytes.
+    ///
+    /// # Errors
+    /// [`Error::Identity`], as [`Identity::from_pem`], and if the key does not sign within half a second or
+    /// is not the certificate's.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::Arc;
+    /// use phalanx::{Identity, SignatureScheme, SigningKey};
+    ///
+    /// /// Stands for a session with a device.
+    /// struct Token;
+    ///
+    /// impl SigningKey for Token {
+    ///     fn scheme(&self) -> SignatureScheme {
+    ///         SignatureScheme::EcdsaP256Sha256
+    ///     }
+    ///
+    ///     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+    ///         Err(format!("no token to sign {} bytes with", message.len()).into())
+    ///     }
+    /// }
+    ///
+    /// # #[cfg(feature = "authority")] {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let paths =
+    /// #     phalanx::Authority::generate("edge")?.issue(&phalanx::NodeId::new("a")?)?.write_to(dir.path())?;
+    /// let (ca, cert) = (std::fs::read(&paths.ca)?, std::fs::read(&paths.cert)?);
+    /// let error = Identity::from_signing_key(&ca, &cert, Arc::new(Token)).unwrap_err();
+    /// assert!(error.to_string().contains("no token to sign"));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_signing_key(ca: &[u8], cert: &[u8], key: Arc<dyn SigningKey>) -> Result<Self, Error> {
+        let labels = Labels { ca: "CA file".into(), cert: "certificate".into(), key: "signing key".into() };
+        let (roots, chain) = (roots(ca, &labels.ca)?, pem::certificates(cert, &labels.cert)?);
+        Self::from_key(roots, chain, Key::of_device(key)?, &labels)
+    }
+
     fn assemble(ca: &[u8], cert: &[u8], key: &[u8], labels: &Labels) -> Result<Self, Error> {
         let roots = roots(ca, &labels.ca)?;
         let chain = pem::certificates(cert, &labels.cert)?;
@@ -154,8 +196,18 @@ impl Identity {
 
     fn from_parts(
         roots: Vec<CertificateDer<'static>>,
-        mut chain: Vec<CertificateDer<'static>>,
+        chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
+        labels: &Labels,
+    ) -> Result<Self, Error> {
+        let key = Key::of_bytes(key, &labels.key)?;
+        Self::from_key(roots, chain, key, labels)
+    }
+
+    fn from_key(
+        roots: Vec<CertificateDer<'static>>,
+        mut chain: Vec<CertificateDer<'static>>,
+        key: Key,
         labels: &Labels,
     ) -> Result<Self, Error> {
         // Peers have the roots; sending them would only cost bytes.
@@ -272,7 +324,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`Error::File`] if the directory cannot be written, [`Error::Identity`] if anyone may replace files in
-    /// it.
+    /// it, or if the identity's key is a [`SigningKey`].
     ///
     /// # Examples
     /// See [`Identity`].
@@ -280,9 +332,13 @@ impl Identity {
         let certificates = |list: &[CertificateDer<'_>]| -> Vec<u8> {
             list.iter().flat_map(|der| pem::encode("CERTIFICATE", der).into_bytes()).collect()
         };
+        let Some(secret) = self.secret() else {
+            let remedy = "write the two PEM texts that it was made of";
+            return Err(fault("private key", "it never leaves its device", remedy));
+        };
         let mut drafts = vec![
             Draft { name: "ca.pem", bytes: certificates(&self.roots), secret: false },
-            Draft { name: "key.pem", bytes: pem::encode_key(self.key()).into_bytes(), secret: true },
+            Draft { name: "key.pem", bytes: pem::encode_key(secret).into_bytes(), secret: true },
             Draft { name: "cert.pem", bytes: certificates(self.chain()), secret: false },
         ];
         if !self.crls.is_empty() {
@@ -300,8 +356,19 @@ impl Identity {
         &self.own.chain
     }
 
+    /// The key, as TLS uses it.
+    pub(crate) fn signing(&self) -> &Arc<dyn rustls::sign::SigningKey> {
+        self.own.key.signing()
+    }
+
+    /// The key's bytes, unless a device keeps them.
+    pub(crate) fn secret(&self) -> Option<&PrivateKeyDer<'static>> {
+        self.own.key.secret()
+    }
+
+    #[cfg(all(test, feature = "authority"))]
     pub(crate) fn key(&self) -> &PrivateKeyDer<'static> {
-        &self.own.key
+        self.secret().expect("no device in this test")
     }
 
     pub(crate) fn roots(&self) -> &[CertificateDer<'static>] {
@@ -318,7 +385,7 @@ impl Identity {
     }
 
     /// Whether a node may start with this identity `now`: it is valid, and its own roots lead to it.
-    pub(crate) fn check_usable(&self, shared_certificate: bool, now: SystemTime) -> Result<(), Error> {
+    pub(crate) fn check_usable(&self, policy: Policy, now: SystemTime) -> Result<(), Error> {
         let what = || format!("certificate of {}", self.own.name);
         let clock = x509::written(now);
         if now > self.own.not_after {
@@ -337,7 +404,11 @@ impl Identity {
                 "name the authority's new one",
             ));
         }
-        let trust = Trust::new(self, shared_certificate)?;
+        if policy.crl_required && self.crls.is_empty() {
+            let remedy = "name the authority's list as tls.crl, or leave tls.crl-required off";
+            return Err(fault("revocation list", "tls.crl-required is on, and there is none", remedy));
+        }
+        let trust = Trust::new(self, policy)?;
         for role in [Role::Dialled, Role::Dialler] {
             trust.judge(self.chain(), role, trust::unix_time(now)).map_err(|rejection| {
                 fault(
@@ -348,6 +419,14 @@ impl Identity {
             })?;
         }
         Ok(())
+    }
+
+    /// Whether everything of `other` is in this identity: there is nothing to take over.
+    pub(crate) fn holds(&self, other: &Self) -> bool {
+        // Each key is its certificate's.
+        self.chain() == other.chain()
+            && self.roots == other.roots
+            && other.crls.iter().all(|list| self.crls.contains(list))
     }
 
     /// Whether this identity may take the place of `current` in a running node: the same node of the same
@@ -361,7 +440,54 @@ impl Identity {
     }
 }
 
+/// What became of a list that a peer sent.
+#[derive(Debug)]
+pub(crate) enum Listed {
+    /// The identity with it.
+    News(Box<Identity>),
+    /// What is in force is as new.
+    Known,
+    /// No authority trusted here signed it, it cannot be read, or it is older than was promised.
+    Bad(Error),
+}
+
 impl Identity {
+    /// The lists in force, one an authority.
+    pub(crate) fn lists(&self) -> Vec<ListInForce> {
+        let signers = self.signer_facts();
+        self.crls.iter().filter_map(|list| ListInForce::of(list, &signers)).collect()
+    }
+
+    /// This identity with a list that a peer sent, who had promised one of that age.
+    pub(crate) fn with_list_of_peer(&self, der: &[u8], promised: &[u8]) -> Listed {
+        const WHAT: &str = "revocation list of a peer";
+
+        let list = CertificateRevocationListDer::from(der.to_vec());
+        let merged = match crl::merge(&[], vec![list.clone()], &self.signers(), WHAT) {
+            Ok(merged) => merged,
+            Err(error) => return Listed::Bad(error),
+        };
+        let signers = self.signer_facts();
+        let Some(told) = merged.first().and_then(|list| ListInForce::of(list, &signers)) else {
+            return Listed::Known; // it was read a moment ago
+        };
+        if told.age.as_slice() < promised {
+            let text = format!("its number {} is older than promised", told.number);
+            return Listed::Bad(fault(WHAT, text, "none; the peer is not asked again for a while"));
+        }
+        if self.lists().iter().any(|held| held.issuer == told.issuer && held.age >= told.age) {
+            return Listed::Known;
+        }
+        match crl::merge(&self.crls, vec![list], &self.signers(), WHAT) {
+            Ok(lists) => Listed::News(Box::new(Self { crls: lists.into(), ..self.clone() })),
+            Err(error) => Listed::Bad(error),
+        }
+    }
+
+    fn signer_facts(&self) -> Vec<x509::Facts> {
+        self.signers().into_iter().filter_map(|signer| x509::facts(signer).ok()).collect()
+    }
+
     /// Keeps the revocation lists of `current` where this identity has none of its own, so that no reload
     /// makes a revoked certificate valid again. Those of authorities that it does not trust any more go with
     /// them.
@@ -397,11 +523,7 @@ struct Labels {
 }
 
 impl Own {
-    fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-        labels: &Labels,
-    ) -> Result<Self, Error> {
+    fn new(chain: Vec<CertificateDer<'static>>, key: Key, labels: &Labels) -> Result<Self, Error> {
         let name = SpiffeName::from_certificate(&chain[0]).map_err(|text| {
             let remedy = "issue it with one URI name: spiffe://<cluster>/node/<node-id>";
             fault(&labels.cert, text, remedy)
@@ -418,25 +540,19 @@ impl Own {
             let text = format!("its chain is over {CHAIN_MAX} certificates or {CHAIN_LEN_MAX} bytes");
             return Err(fault(&labels.cert, text, "leave out what peers do not need"));
         }
-        check_pair(&chain, &key, labels)?;
+        match key.secret() {
+            Some(_) => check_pair(&chain, &key, labels)?,
+            None => signer::check_signs_for(key.signing(), &chain[0], &labels.key)?,
+        }
         let not_before = facts.iter().map(|facts| facts.not_before).max().unwrap_or(SystemTime::UNIX_EPOCH);
         let not_after = facts.iter().map(|facts| facts.not_after).min().unwrap_or(SystemTime::UNIX_EPOCH);
         Ok(Self { serial: facts[0].serial.clone(), chain, key, name, not_before, not_after })
     }
 }
 
-fn check_pair(
-    chain: &[CertificateDer<'static>],
-    key: &PrivateKeyDer<'static>,
-    labels: &Labels,
-) -> Result<(), Error> {
-    let signing = aws_lc_rs::sign::any_supported_type(key).map_err(|source| Error::Identity {
-        what: labels.key.clone(),
-        fault: format!("it cannot be used ({source})"),
-        remedy: "use a key for ECDSA (P-256, P-384), Ed25519 or RSA of at least 2048 bits".into(),
-        source: Some(source.into()),
-    })?;
-    CertifiedKey::new(chain.to_vec(), signing).keys_match().map_err(|source| Error::Identity {
+fn check_pair(chain: &[CertificateDer<'static>], key: &Key, labels: &Labels) -> Result<(), Error> {
+    let pair = CertifiedKey::new(chain.to_vec(), Arc::clone(key.signing()));
+    pair.keys_match().map_err(|source| Error::Identity {
         what: labels.key.clone(),
         fault: format!("it does not belong to the {}", labels.cert),
         remedy: "name the key that the certificate was issued for".into(),

@@ -114,7 +114,7 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-/// The PEM block of a private key, in the form in which it was read.
+/// The PEM block of a private key, in the form in which it was read. Whoever asks wipes it.
 pub(crate) fn encode_key(key: &PrivateKeyDer<'_>) -> String {
     let label = match key {
         PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
@@ -127,7 +127,13 @@ pub(crate) fn encode_key(key: &PrivateKeyDer<'_>) -> String {
 /// One PEM block (RFC 7468).
 pub(crate) fn encode(label: &str, der: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = format!("-----BEGIN {label}-----\n");
+    // With room for all of it: a text that grows leaves copies behind, and this one may be a secret.
+    let mut text =
+        String::with_capacity(2 * (label.len() + 20) + der.len().div_ceil(3) * 4 + der.len() / 48 + 1);
+    let room = text.capacity();
+    text += "-----BEGIN ";
+    text += label;
+    text += "-----\n";
     for line in der.chunks(48) {
         for group in line.chunks(3) {
             let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or(0));
@@ -139,7 +145,11 @@ pub(crate) fn encode(label: &str, der: &[u8]) -> String {
         }
         text.push('\n');
     }
-    text + &format!("-----END {label}-----\n")
+    text += "-----END ";
+    text += label;
+    text += "-----\n";
+    debug_assert_eq!(text.capacity(), room, "it was moved");
+    text
 }
 
 #[cfg(test)]

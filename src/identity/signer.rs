@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use rustls::{
     SignatureScheme,
-    crypto::aws_lc_rs,
     pki_types::{CertificateDer, UnixTime},
     sign::SigningKey,
 };
@@ -37,10 +36,8 @@ pub(crate) struct Signer {
 }
 
 impl Signer {
-    pub(crate) fn new(identity: &Identity) -> Result<Self, Error> {
-        let key = aws_lc_rs::sign::any_supported_type(identity.key())
-            .map_err(|error| fault("private key", error.to_string(), "use a key for ECDSA on P-256"))?;
-        Ok(Self { key, chain: encode_chain(identity.chain()) })
+    pub(crate) fn new(identity: &Identity) -> Self {
+        Self { key: Arc::clone(identity.signing()), chain: encode_chain(identity.chain()) }
     }
 
     /// The certificate chain as it travels: for each certificate its length (two bytes, big endian) and DER.
@@ -81,6 +78,31 @@ impl Trust {
         };
         peer.node.is_none_or(|named| named == *node) && verify_signature(&chain[0], message, signature)
     }
+}
+
+/// Has a key that shows nothing of itself sign something, to see that the certificate is about it.
+pub(super) fn check_signs_for(
+    key: &Arc<dyn SigningKey>,
+    leaf: &CertificateDer<'_>,
+    what: &str,
+) -> Result<(), Error> {
+    const MESSAGE: &[u8] = b"phalanx: is this the certificate's key?";
+
+    let signer = key.choose_scheme(&SCHEMES);
+    let signer = signer.ok_or_else(|| fault(what, "its scheme is not one of TLS 1.3", "use another key"))?;
+    let mut signature = u16::from(signer.scheme()).to_be_bytes().to_vec();
+    signature.extend(signer.sign(MESSAGE).map_err(|error| {
+        fault(what, format!("it does not sign ({error})"), "look at the device and the session with it")
+    })?);
+    if verify_signature(leaf, MESSAGE, &signature) {
+        return Ok(());
+    }
+    let text = "what it signs does not fit the certificate";
+    Err(fault(
+        what,
+        text,
+        "use the key that the certificate was issued for, and the scheme that it signs with",
+    ))
 }
 
 fn verify_signature(leaf: &CertificateDer<'_>, message: &[u8], signature: &[u8]) -> bool {

@@ -7,9 +7,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+#[cfg(feature = "aws-lc-rs")]
+use rustls::crypto::aws_lc_rs as backend;
+#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+use rustls::crypto::ring as backend;
 use rustls::{
     CertificateError, ExtendedKeyPurpose, OtherError,
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, TrustAnchor, UnixTime},
 };
 use webpki::{
@@ -25,12 +29,21 @@ use super::{
 use crate::{Error, NodeId};
 
 /// The cryptography of every handshake and signature: aws-lc-rs, the post-quantum hybrid X25519MLKEM768
-/// first.
+/// first; or ring, which has no such hybrid, where that feature is on and aws-lc-rs is off.
 ///
 /// Handed to every builder: rustls' process-wide default depends on what else the program links.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    Arc::clone(PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())))
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(backend::default_provider())))
+}
+
+/// What the operator demands of peers besides a good chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Policy {
+    /// Nodes may share a certificate that names none.
+    pub(crate) shared_certificate: bool,
+    /// An authority without a revocation list is not trusted.
+    pub(crate) crl_required: bool,
 }
 
 /// What a certificate is used for.
@@ -80,6 +93,8 @@ pub(crate) enum RejectionKind {
     Algorithm,
     /// All is well but the cluster is another.
     Cluster,
+    /// Its authority has no revocation list, where one is required.
+    NoList,
     /// It names no node, or is shared where that is off.
     Name,
     /// It cannot be read, or breaks another rule of X.509.
@@ -90,8 +105,10 @@ pub(crate) enum RejectionKind {
 pub(crate) struct Trust {
     anchors: Vec<Anchor>,
     crls: Vec<CertRevocationList<'static>>,
+    /// The authorities whose lists count, by number.
+    issuers: Vec<u64>,
     cluster: String,
-    shared_certificate: bool,
+    policy: Policy,
     provider: Arc<CryptoProvider>,
 }
 
@@ -104,7 +121,7 @@ struct Anchor {
 }
 
 impl Trust {
-    pub(crate) fn new(identity: &Identity, shared_certificate: bool) -> Result<Self, Error> {
+    pub(crate) fn new(identity: &Identity, policy: Policy) -> Result<Self, Error> {
         let unusable = |what: &'static str| move |text| fault(what, text, "load the identity anew");
         let mut anchors = Vec::with_capacity(identity.roots().len());
         for root in identity.roots() {
@@ -113,8 +130,7 @@ impl Trust {
                 .to_owned();
             anchors.push(Anchor { anchor, crls: Vec::new() });
         }
-        let signers: Vec<Facts> =
-            identity.signers().into_iter().filter_map(|signer| x509::facts(signer).ok()).collect();
+        let signers: Vec<Facts> = identity.signer_facts();
         debug_assert_eq!(signers.len(), identity.signers().len(), "both were read at loading");
         let mut crls = Vec::with_capacity(identity.crls().len());
         for (at, list) in identity.crls().iter().enumerate() {
@@ -127,7 +143,13 @@ impl Trust {
             }
         }
         let cluster = identity.cluster_name().into();
-        Ok(Self { anchors, crls, cluster, shared_certificate, provider: provider() })
+        let issuers = signers.iter().map(crl::issuer_id).collect();
+        Ok(Self { anchors, crls, issuers, cluster, policy, provider: provider() })
+    }
+
+    /// Whether revocation lists of that authority count here.
+    pub(crate) fn trusts_issuer(&self, issuer: u64) -> bool {
+        self.issuers.contains(&issuer)
     }
 
     /// Whether `chain`, the peer's certificate first, may enter in this role at `now`, and as whom.
@@ -206,16 +228,20 @@ impl Trust {
         let mut worst = webpki::Error::UnknownIssuer;
         for Anchor { anchor, crls } in &self.anchors {
             let crls: Vec<_> = crls.iter().filter_map(|at| self.crls.get(*at)).collect();
+            let required = self.policy.crl_required;
+            let unknown = if required { UnknownStatusPolicy::Deny } else { UnknownStatusPolicy::Allow };
             let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|options| {
                 options
                     .with_depth(RevocationCheckDepth::EndEntity)
-                    .with_status_policy(UnknownStatusPolicy::Allow)
+                    .with_status_policy(unknown)
                     // A list past its date would lock every peer out at once.
                     .with_expiration_policy(ExpirationPolicy::Ignore)
                     .build()
             });
             let anchor = std::slice::from_ref(anchor);
+            let unlisted = required && revocation.is_none(); // with no list at all webpki cannot be asked to deny
             match end.verify_for_usage(algorithms, anchor, issuers, now, usage, revocation, None) {
+                Ok(_) if unlisted => worst = webpki::Error::UnknownRevocationStatus,
                 Ok(path) => {
                     let ends = path
                         .intermediate_certificates()
@@ -264,7 +290,7 @@ impl Trust {
             let reason = format!("it is of cluster {:?}, this node of {:?}", name.cluster, self.cluster);
             return refuse(RejectionKind::Cluster, reason);
         }
-        if name.node.is_none() && !self.shared_certificate {
+        if name.node.is_none() && !self.policy.shared_certificate {
             let reason = "it is shared by nodes, and tls.shared-certificate is off here".into();
             return refuse(RejectionKind::Name, reason);
         }
@@ -278,7 +304,7 @@ impl fmt::Debug for Trust {
             .field("cluster", &self.cluster)
             .field("anchors", &self.anchors.len())
             .field("crls", &self.crls.len())
-            .field("shared_certificate", &self.shared_certificate)
+            .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
 }
@@ -352,6 +378,11 @@ impl Refusal {
             E::CertRevoked => {
                 (RejectionKind::Revoked, CertificateError::Revoked, "its authority has revoked it".into())
             }
+            E::UnknownRevocationStatus => (
+                RejectionKind::NoList,
+                CertificateError::UnknownRevocationStatus,
+                "its authority has no revocation list here, and tls.crl-required is on".into(),
+            ),
             E::InvalidSignatureForPublicKey => (
                 RejectionKind::UnknownIssuer,
                 CertificateError::BadSignature,

@@ -101,11 +101,12 @@ pub(super) struct ListFacts {
     pub(super) issuer: Vec<u8>,
     /// Which of two lists is the newer: the number (its length first, then its bytes), then the time.
     pub(super) age: (usize, Vec<u8>, i64),
+    /// When the next list was to come, if it says so.
+    pub(super) next_update: Option<SystemTime>,
     /// The signed part and the signature.
     pub(super) signed: Vec<u8>,
     pub(super) signature: Vec<u8>,
     /// Serial numbers, as their DER has them, with the time of revocation.
-    #[cfg_attr(not(feature = "authority"), expect(dead_code, reason = "only who revokes adds to a list"))]
     pub(super) revoked: Vec<(Vec<u8>, i64)>,
 }
 
@@ -133,6 +134,7 @@ pub(super) fn list_facts(der: &[u8]) -> Result<ListFacts, String> {
     Ok(ListFacts {
         issuer: list.issuer().as_raw().to_vec(),
         age: (number.len(), number, list.last_update().timestamp()),
+        next_update: list.next_update().map(system_time),
         signed: list.tbs_cert_list.as_ref().to_vec(),
         signature: list.signature_value.data.to_vec(),
         revoked: list

@@ -6,7 +6,7 @@ use std::{
     io::IoSliceMut,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -19,10 +19,18 @@ use quinn::{
     udp::{RecvMeta, Transmit, UdpSocketState},
 };
 use quinn_proto::HashedConnectionIdGenerator;
-use rustls::crypto::tls13::{Hkdf, OkmBlock};
+use rustls::{
+    CipherSuite, SupportedCipherSuite,
+    crypto::tls13::{Hkdf, OkmBlock},
+};
 use tokio::io::Interest;
 
-use crate::{Error, identity::Identity, net::tls::Tls};
+use crate::{
+    Error,
+    driver::clock,
+    identity::{self, Identity},
+    net::tls::Tls,
+};
 
 /// A burst of handshakes or of delegations must fit; the system may cap it lower (`net.core.rmem_max`).
 const SOCKET_BUFFER: usize = 4 << 20;
@@ -72,7 +80,7 @@ pub(crate) fn server_config(tls: &Arc<Tls>) -> Result<ServerConfig, Error> {
     Ok(config)
 }
 
-/// The keys come from the node's private key, so that after a crash the next process can tell the peers of
+/// The keys come from the node's private key, where its bytes are at hand, so that after a crash the next process can tell the peers of
 /// the last one that their connections are gone. Both are needed: without the second no reset is ever sent.
 pub(crate) fn endpoint_config(identity: &Identity) -> EndpointConfig {
     let mut reset = [0; 32];
@@ -89,13 +97,21 @@ pub(crate) fn endpoint_config(identity: &Identity) -> EndpointConfig {
 
 /// HKDF-SHA256 as the TLS provider has it.
 fn hkdf() -> &'static dyn Hkdf {
-    let suite = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
-    suite.tls13().map(|suite| suite.hkdf_provider).expect("a TLS 1.3 suite")
+    static HKDF: OnceLock<&'static dyn Hkdf> = OnceLock::new();
+    *HKDF.get_or_init(|| {
+        let provider = identity::provider();
+        let wanted = CipherSuite::TLS13_AES_128_GCM_SHA256;
+        let suite = provider.cipher_suites.iter().find(|suite| suite.suite() == wanted);
+        suite.and_then(SupportedCipherSuite::tls13).expect("every provider of TLS 1.3 has it").hkdf_provider
+    })
 }
 
 fn derive(identity: &Identity, label: &[u8], output: &mut [u8]) {
+    // Where a device keeps the key nothing can be derived from it, and the next process has other keys.
+    let chance = [clock::entropy(), clock::entropy()].map(u64::to_be_bytes).concat();
+    let secret = identity.secret().map_or(&chance[..], |secret| secret.secret_der());
     hkdf()
-        .extract_from_secret(Some(b"phalanx v1"), identity.key().secret_der())
+        .extract_from_secret(Some(b"phalanx v1"), secret)
         .expand_slice(&[label], output)
         .expect("at most 32 bytes are asked for");
 }

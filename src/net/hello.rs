@@ -190,7 +190,7 @@ async fn vet(
             let reason = format!("said to be {node}, the certificate is of {proved}");
             return Err(Closed::ours(CloseCode::IDENTITY_MISMATCH, reason));
         }
-        None if !shared.config.shared_certificate => {
+        None if !shared.config.policy.shared_certificate => {
             let reason = format!("{node} has a shared certificate, which is not allowed here");
             return Err(Closed::ours(CloseCode::IDENTITY_MISMATCH, reason));
         }

@@ -56,7 +56,7 @@ pub(crate) use self::{
 use crate::{
     Error, NodeId,
     driver::clock,
-    identity::{Identity, Role},
+    identity::{Identity, Policy, Role},
     wire::{CloseCode, StreamId, hello::Introduction},
 };
 
@@ -68,8 +68,8 @@ const UNWELCOMED_MAX: usize = 1024;
 const UNVALIDATED_MAX: usize = 64;
 /// How long the end of all connections may take.
 const DRAIN: Duration = Duration::from_secs(1);
-/// How often the clock is looked at for certificates that end, though the wall clock may jump.
-const EXPIRY_CHECK: Duration = Duration::from_secs(60);
+/// How often the clock is looked at for certificates that end: the wall clock may jump.
+const EXPIRY_CHECK: Duration = Duration::from_secs(1);
 
 /// What the transport is told at its making.
 #[derive(Clone, Debug)]
@@ -77,7 +77,7 @@ pub(crate) struct NetConfig {
     pub(crate) bind: SocketAddr,
     pub(crate) cluster: String,
     pub(crate) node_id: NodeId,
-    pub(crate) shared_certificate: bool,
+    pub(crate) policy: Policy,
     pub(crate) max_connections: usize,
 }
 
@@ -224,7 +224,7 @@ impl Transport {
     ) -> Result<Self, Error> {
         let system = |source| Error::System { action: "serve on the socket", source };
         let local = socket.local_addr().map_err(system)?;
-        let tls = Tls::new(identity, config.shared_certificate)?;
+        let tls = Tls::new(identity, config.policy)?;
         let client = endpoint::client_config(&tls)?;
         let endpoint = Endpoint::new_with_abstract_socket(
             endpoint::endpoint_config(identity),

@@ -22,7 +22,7 @@ use rustls::{
 
 use crate::{
     Error,
-    identity::{self, Identity, RejectionKind, Role, Trust},
+    identity::{self, Identity, Policy, RejectionKind, Role, Trust},
     net::{NetConfig, unix_now},
 };
 
@@ -39,19 +39,19 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    pub(crate) fn new(identity: &Identity, shared_certificate: bool) -> Result<Arc<Self>, Error> {
+    pub(crate) fn new(identity: &Identity, policy: Policy) -> Result<Arc<Self>, Error> {
         let provider = identity::provider();
         Ok(Arc::new(Self {
-            trust: ArcSwap::from_pointee(Trust::new(identity, shared_certificate)?),
-            certified: ArcSwap::from_pointee(certified(identity, &provider)?),
+            trust: ArcSwap::from_pointee(Trust::new(identity, policy)?),
+            certified: ArcSwap::from_pointee(certified(identity)),
             provider,
         }))
     }
 
     /// Everything is made and checked before anything is swapped.
     pub(crate) fn reload(&self, identity: &Identity, config: &NetConfig) -> Result<(), Error> {
-        let trust = Trust::new(identity, config.shared_certificate)?;
-        let certified = certified(identity, &self.provider)?;
+        let trust = Trust::new(identity, config.policy)?;
+        let certified = certified(identity);
         let refused = |fault: String| Error::Identity {
             what: "the new identity".into(),
             fault,
@@ -83,6 +83,10 @@ impl Tls {
     }
 
     pub(crate) fn client_config_for(self: &Arc<Self>, alpn: &[&[u8]]) -> Result<QuicClientConfig, Error> {
+        QuicClientConfig::try_from(self.client(alpn)?).map_err(unusable)
+    }
+
+    fn client(self: &Arc<Self>, alpn: &[&[u8]]) -> Result<rustls::ClientConfig, Error> {
         let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable)?
@@ -93,10 +97,14 @@ impl Tls {
         // A resumed handshake verifies nothing: a client revoked since would be let in.
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
-        QuicClientConfig::try_from(config).map_err(unusable)
+        Ok(config)
     }
 
     pub(crate) fn server_config(self: &Arc<Self>) -> Result<QuicServerConfig, Error> {
+        QuicServerConfig::try_from(self.server()?).map_err(unusable)
+    }
+
+    fn server(self: &Arc<Self>) -> Result<rustls::ServerConfig, Error> {
         let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable)?
@@ -106,12 +114,13 @@ impl Tls {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
-        QuicServerConfig::try_from(config).map_err(unusable)
+        Ok(config)
     }
 }
 
-fn certified(identity: &Identity, provider: &CryptoProvider) -> Result<CertifiedKey, Error> {
-    CertifiedKey::from_der(identity.chain().to_vec(), identity.key().clone_key(), provider).map_err(unusable)
+/// That the key is the certificate's was seen when the identity was made.
+fn certified(identity: &Identity) -> CertifiedKey {
+    CertifiedKey::new(identity.chain().to_vec(), Arc::clone(identity.signing()))
 }
 
 fn unusable(source: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -263,5 +272,88 @@ impl ResolvesClientCert for Verifier {
 
     fn has_certs(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{HandshakeKind, NamedGroup, quic};
+
+    use super::*;
+    use crate::{Authority, NodeId};
+
+    fn tls(authority: &Authority, name: &str) -> Arc<Tls> {
+        let identity = authority.issue(&NodeId::new(name).unwrap()).unwrap();
+        Tls::new(&identity, Policy::default()).unwrap()
+    }
+
+    /// What one side has to say now, each part under the keys of its own.
+    fn said(write: &mut dyn FnMut(&mut Vec<u8>) -> bool) -> Vec<Vec<u8>> {
+        let mut parts = Vec::new();
+        loop {
+            let mut part = Vec::new();
+            let has_new_keys = write(&mut part);
+            let is_last = part.is_empty() && !has_new_keys;
+            parts.push(part);
+            if is_last {
+                parts.retain(|part| !part.is_empty());
+                return parts;
+            }
+        }
+    }
+
+    /// A handshake as QUIC has it, to its end and beyond: whatever either side still has to say is said. How
+    /// many parts came from the dialled side after it.
+    fn shake(
+        client: &Arc<rustls::ClientConfig>,
+        server: &Arc<rustls::ServerConfig>,
+    ) -> (quic::ClientConnection, quic::ServerConnection, usize) {
+        let name = ServerName::try_from(SERVER_NAME).unwrap();
+        let mut dialler =
+            quic::ClientConnection::new(Arc::clone(client), quic::Version::V1, name, vec![1]).unwrap();
+        assert!(dialler.zero_rtt_keys().is_none(), "nothing is sent before the handshake");
+        let mut door = quic::ServerConnection::new(Arc::clone(server), quic::Version::V1, vec![2]).unwrap();
+        let mut after = 0;
+        loop {
+            let to_door = said(&mut |bytes| dialler.write_hs(bytes).is_some());
+            for part in &to_door {
+                door.read_hs(part).unwrap();
+            }
+            let over = !dialler.is_handshaking() && !door.is_handshaking();
+            let to_dialler = said(&mut |bytes| door.write_hs(bytes).is_some());
+            after += if over { to_dialler.len() } else { 0 };
+            for part in &to_dialler {
+                dialler.read_hs(part).unwrap();
+            }
+            if to_door.is_empty() && to_dialler.is_empty() {
+                return (dialler, door, after);
+            }
+        }
+    }
+
+    #[test]
+    fn no_handshake_is_resumed_and_nothing_is_there_to_resume_it_with() {
+        let authority = Authority::generate("edge").unwrap();
+        let client = Arc::new(tls(&authority, "a").client(&[ALPN]).unwrap());
+        let server = Arc::new(tls(&authority, "b").server().unwrap());
+        for _ in 0..3 {
+            let (dialler, door, after) = shake(&client, &server);
+            assert_eq!(dialler.handshake_kind(), Some(HandshakeKind::Full));
+            assert_eq!(door.handshake_kind(), Some(HandshakeKind::Full));
+            assert_eq!(after, 0, "no ticket follows the handshake");
+            assert_eq!((dialler.tls13_tickets_received(), dialler.is_early_data_accepted()), (0, false));
+        }
+    }
+
+    #[test]
+    fn keys_are_exchanged_so_that_no_quantum_computer_finds_them_where_the_provider_can() {
+        let authority = Authority::generate("edge").unwrap();
+        let client = Arc::new(tls(&authority, "a").client(&[ALPN]).unwrap());
+        let server = Arc::new(tls(&authority, "b").server().unwrap());
+        let (dialler, door, _) = shake(&client, &server);
+        let group = dialler.negotiated_key_exchange_group().unwrap().name();
+        assert_eq!(door.negotiated_key_exchange_group().unwrap().name(), group);
+        let best = if cfg!(feature = "aws-lc-rs") { NamedGroup::X25519MLKEM768 } else { NamedGroup::X25519 };
+        assert_eq!(group, best);
     }
 }

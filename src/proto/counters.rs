@@ -109,6 +109,18 @@ pub struct ProtoCounters {
     pub digests_unexplained: u64,
     /// Records taken, because of that, though their dots were known.
     pub records_healed: u64,
+    /// Newer revocation lists that peers brought, and that are in force now.
+    pub lists_taken: u64,
+    /// Lists that had come before.
+    pub lists_known: u64,
+    /// Lists that no trusted authority signed, or older than was promised; who brought one is not asked for a
+    /// minute.
+    pub lists_bad: u64,
+    /// Lists that nobody had asked for; not looked at.
+    pub lists_unasked: u64,
+    pub lists_served: u64,
+    /// Requests for a list that came too soon after the last, or for one too long to travel.
+    pub lists_withheld: u64,
     /// Lifeguard's local health score now: 0 (well) to 8.
     pub health_score: u32,
     /// Records held now, without removed ones.

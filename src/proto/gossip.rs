@@ -34,7 +34,11 @@ impl Protocol {
     /// The tick: tells what changed to a few peers.
     pub(super) fn gossip(&mut self, now: Now) {
         self.timers.set(Timer::Gossip, now.time + self.config.gossip_interval);
-        if self.leaving || self.news.is_empty() {
+        if self.leaving {
+            return;
+        }
+        self.repeat_lists(now);
+        if self.news.is_empty() {
             return;
         }
         let peers = self.gossip_partners();

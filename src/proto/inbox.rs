@@ -13,8 +13,8 @@ use crate::{
         CloseCode,
         codec::{self, Malformed},
         message::{
-            Accusation, Ack, AskHeld, DotList, Forget, Held, Nack, NeedClaim, Ping, PingReq, Reached,
-            RecordBatch, SignedClaim, Solicit, Took, kind,
+            Accusation, Ack, AskHeld, DotList, Forget, Held, ListHeads, Nack, NeedClaim, NeedList, Ping,
+            PingReq, Reached, RecordBatch, SignedClaim, Solicit, TheList, Took, kind,
         },
     },
 };
@@ -44,6 +44,9 @@ pub(super) enum Part {
     AskHeld(AskHeld),
     Held(Held),
     Gone,
+    Lists(ListHeads),
+    NeedList(NeedList),
+    List(TheList),
     /// Of a later version; may be skipped.
     Unknown,
 }
@@ -68,6 +71,9 @@ fn decode(kind: u8, body: &Bytes) -> Result<Part, Malformed> {
         kind::ASK_HELD => Part::AskHeld(codec::decode(body)?),
         kind::HELD => Part::Held(codec::decode(body)?),
         kind::GONE => Part::Gone,
+        kind::LISTS => Part::Lists(codec::decode(body)?),
+        kind::NEED_LIST => Part::NeedList(codec::decode(body)?),
+        kind::LIST => Part::List(codec::decode(body)?),
         kind if kind >= codec::OPTIONAL_FROM => Part::Unknown,
         _ => return Err(Malformed("a part of a kind this version does not know and may not skip")),
     })
@@ -116,6 +122,9 @@ impl Protocol {
             Part::AskHeld(ask) => self.on_ask_held(from, &ask),
             Part::Held(held) => self.on_held(from, held),
             Part::Gone => self.sync_early(from, now),
+            Part::Lists(heads) => self.on_lists(from, &heads, now)?,
+            Part::NeedList(need) => self.on_need_list(from, need, now),
+            Part::List(list) => self.on_list(from, list, now),
             part => self.deliver(from, part, now),
         }
         Ok(())

@@ -155,10 +155,16 @@ impl Protocol {
             self.send_part(peer, kind::ACCUSATION, &accusation);
         }
         self.store.witness_clock(hello.clock, now);
+        self.tell_lists_to(peer);
         // Of two that meet for the first time one asks; who is not synced yet asks anyway.
         if self.synced.is_none() || (!known && self.me < *peer) {
             self.begin_exchange(peer, now);
         }
+    }
+
+    /// When the certificate ends that a node has shown, this one included.
+    pub(crate) fn note_certificate_end(&mut self, node: &NodeId, end_ms: u64) {
+        self.members.note(node, |member| member.certificate_end_ms = Some(end_ms));
     }
 
     /// The last connection to a peer is gone.

@@ -47,6 +47,8 @@ pub(crate) struct Member {
     pub(crate) failed_dials: u32,
     /// When this node last told it that somebody accuses it, or that it has left.
     pub(crate) warned: Option<Time>,
+    /// When the certificate ends that it showed last, in milliseconds since 1970.
+    pub(crate) certificate_end_ms: Option<u64>,
     /// When a digest that differs may start the next push-pull with it, and how long the wait after that is.
     pub(crate) early_sync: (Time, Duration),
 }
@@ -87,6 +89,7 @@ impl Member {
             suspicion: None,
             failed_dials: 0,
             warned: None,
+            certificate_end_ms: None,
             early_sync: (Time::ZERO, Duration::ZERO),
         }
     }
@@ -111,6 +114,7 @@ impl Member {
             zone: self.body.zone.clone(),
             tags: self.body.tags.clone(),
             rtt: self.rtt.map(|rtt| rtt.smooth),
+            certificate_end: self.certificate_end_ms.map(wall_time),
         }
     }
 

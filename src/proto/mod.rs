@@ -5,7 +5,7 @@
 //! answers · `suspicion`, `awareness`, `schedule` its arithmetic · `link` connections · `members` the table
 //! State: `store` records and which wins · `ranges`, `lamport` its arithmetic · `dissemination` the delegated
 //! spread · `gossip` the net below it · `reconcile` push-pull · `confirm` who has it · `registers` what
-//! counts for readers
+//! counts for readers · `lists` revocation lists on their way
 
 mod accuse;
 mod awareness;
@@ -24,6 +24,7 @@ mod inbox;
 mod invariants;
 mod lamport;
 mod link;
+pub(crate) mod lists;
 mod members;
 pub(crate) mod output;
 mod probe;
@@ -56,6 +57,7 @@ use self::{
     awareness::Awareness,
     confirm::Confirm,
     dissemination::Spreader,
+    lists::Lists,
     members::{Member, Members},
     probe::{Check, Pinged, Probe},
     reconcile::{Exchange, Purges, Unexplained},
@@ -135,6 +137,7 @@ pub(crate) struct Protocol {
     synced: Option<usize>,
     synced_with: BTreeSet<NodeId>,
     confirms: BTreeMap<u64, Confirm>,
+    lists: Lists,
 }
 
 impl Protocol {
@@ -200,6 +203,7 @@ impl Protocol {
             synced: None,
             synced_with: BTreeSet::new(),
             confirms: BTreeMap::new(),
+            lists: Lists::default(),
             config,
         };
         core.take_place(body, now);
@@ -292,6 +296,7 @@ impl Protocol {
         self.pings.retain(|_, ping| now.time.since(ping.sent()) < PING_AGE_MAX);
         self.needed.retain(|_, asked| now.time.since(*asked) < PING_AGE_MAX);
         self.store.collect(now);
+        self.sweep_lists(now);
     }
 
     /// Says goodbye. Ends in `Output::LeaveSpread`, within two seconds.
@@ -416,7 +421,7 @@ impl Protocol {
 
     /// How much of everything waits here that peers or time can make grow, by name.
     #[cfg(any(test, feature = "sim", feature = "fuzzing"))]
-    pub(crate) fn queues(&self) -> [(&'static str, usize); 8] {
+    pub(crate) fn queues(&self) -> [(&'static str, usize); 9] {
         [
             ("pings", self.pings.len()),
             ("probes", self.probes.len()),
@@ -426,6 +431,7 @@ impl Protocol {
             ("exchanges", self.exchanges.len()),
             ("news", self.news.len()),
             ("hand-offs", self.spreader.waiting_for()),
+            ("lists asked for", self.lists_waiting()),
         ]
     }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     ClusterEvent, NodeId, Spread, StateChange, SyncableState,
+    proto::lists::List,
     wire::{CloseCode, StreamId},
 };
 
@@ -44,6 +45,9 @@ pub(crate) enum Output {
     Confirmed { ticket: u64, spread: Spread },
     /// This node's state covers what so many peers held when it joined. Once in a core's life.
     Synced { peers: usize },
+    /// A revocation list that this node asked a peer for, and the age that was promised: judge it; if it is
+    /// news, put it in force and hand all that are to `take_lists`. Then say `list_judged`.
+    List { from: NodeId, list: List },
     /// The leave has been acknowledged, or nobody is left who could: connections may be closed.
     LeaveSpread,
 }

@@ -321,6 +321,7 @@ impl Protocol {
                 kind::ANEW => self.on_anew(stream, &codec::decode(&body)?, now),
                 kind::BYGONE => self.on_bygone(stream, &codec::decode(&body)?)?,
                 kind::COVERS => self.on_covers(peer, stream, codec::decode(&body)?, now)?,
+                kind::LISTS => self.on_lists(peer, &codec::decode(&body)?, now)?,
                 kind::DONE => {
                     self.settle_bygone(peer, stream, now);
                     if let Some(exchange) = self.exchanges.get_mut(&stream) {

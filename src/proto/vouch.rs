@@ -16,4 +16,7 @@ pub(crate) trait Vouch: Send + Sync {
     /// Whether `chain` leads to the cluster's roots, names `node`, and its key made `signature` over
     /// `message`.
     fn verify(&self, node: &NodeId, chain: &[u8], message: &[u8], signature: &[u8]) -> bool;
+
+    /// Whether revocation lists of that issuer count here.
+    fn trusts_issuer(&self, issuer: u64) -> bool;
 }

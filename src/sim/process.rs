@@ -14,7 +14,10 @@ use siphasher::sip::SipHasher13;
 
 use crate::{
     ClusterEvent, EventData, NodeId, Spread, StateChange, SyncableState,
-    proto::{Now, Output, Protocol, ProtocolConfig, StreamInput, Time, Vouch},
+    proto::{
+        Now, Output, Protocol, ProtocolConfig, StreamInput, Time, Vouch,
+        lists::{Judged, List},
+    },
     sim::{
         Pid, SEED_INTERVAL, Step, WALL_BASE_MS, World, check::Checks, clock::Clock, faults::Fault,
         trace::Line,
@@ -319,6 +322,7 @@ impl World {
                 assert!(record.synced.is_none(), "{name}: synced twice");
                 record.synced = Some(peers);
             }
+            Output::List { from, list } => self.judge_list(pid, &from, &list),
             Output::LeaveSpread => {
                 record.leave_spread = true;
                 self.note(&name, "has left");
@@ -329,6 +333,22 @@ impl World {
                 self.stop_process(pid);
             }
         }
+    }
+
+    /// What a node's host does with a list that a peer sent.
+    fn judge_list(&mut self, pid: Pid, from: &NodeId, told: &List) {
+        let now = self.now_of(pid);
+        let number = told.bytes.first_chunk::<8>().map_or(0, |number| u64::from_be_bytes(*number));
+        let good = sealed_list(self.secret, told.issuer, number);
+        let core = &mut self.procs[pid].core;
+        if good.bytes != told.bytes || good.age < told.age {
+            return core.list_judged(from, Judged::Bad, now);
+        }
+        let mut lists = core.lists();
+        lists.retain(|held| held.issuer != good.issuer);
+        lists.push(good);
+        core.list_judged(from, Judged::News, now);
+        core.take_lists(lists, now);
     }
 
     /// The process is no more; whoever is connected to it will find out.
@@ -368,6 +388,13 @@ impl World {
     }
 }
 
+/// A revocation list as a number and a keyed hash.
+pub(super) fn sealed_list(secret: u64, issuer: u64, number: u64) -> List {
+    let age = Bytes::copy_from_slice(&number.to_be_bytes());
+    let seal = keyed_hash(secret, &format!("list of {issuer}"), &age);
+    List { issuer, bytes: [&age[..], &seal[..]].concat().into(), age }
+}
+
 /// Certificates and signatures as keyed hashes: whoever has no secret cannot make them.
 pub(crate) struct KeyedHashes {
     id: NodeId,
@@ -393,5 +420,9 @@ impl Vouch for KeyedHashes {
 
     fn verify(&self, node: &NodeId, chain: &[u8], message: &[u8], signature: &[u8]) -> bool {
         chain == node.as_str().as_bytes() && signature == keyed_hash(self.secret, node.as_str(), message)
+    }
+
+    fn trusts_issuer(&self, _issuer: u64) -> bool {
+        true
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     sim::{
         Pid, World,
         check::{self, View},
-        process::Process,
+        process::{Process, sealed_list},
     },
 };
 
@@ -124,6 +124,24 @@ impl World {
         self.note_record(node, "writes", &written);
         self.checks.writes(pid, epoch, &written, options.ttl.is_some());
         written
+    }
+
+    /// Gives `node` an authority's revocation list, as its operator does.
+    pub(crate) fn give_list(&mut self, node: &NodeId, issuer: u64, number: u64) {
+        let (pid, list) = (self.pid_of(node), sealed_list(self.secret, issuer, number));
+        self.command(pid, |core, now| {
+            let mut lists = core.lists();
+            lists.retain(|held| held.issuer != issuer);
+            lists.push(list);
+            core.take_lists(lists, now);
+        });
+    }
+
+    /// The number of the list of that issuer that `node` goes by.
+    pub(crate) fn list_at(&self, node: &NodeId, issuer: u64) -> Option<u64> {
+        let lists = self.process(node).core.lists();
+        let list = lists.iter().find(|list| list.issuer == issuer)?;
+        Some(u64::from_be_bytes(*list.bytes.first_chunk()?))
     }
 
     /// Has `node` forget a member, as its operator does.

@@ -31,6 +31,11 @@ pub(crate) const DATAGRAM_LEN_MAX: usize = 1_150;
 /// The longest certificate chain in a claim, in bytes.
 pub(crate) const CHAIN_LEN_MAX: usize = 16 * 1024;
 
+/// The longest revocation list that travels between nodes, in bytes: some 29,000 entries with serial numbers
+/// of 16 bytes, which take 35 bytes each. It goes as one message on the peer's message stream, and must fit a
+/// frame there.
+pub(crate) const LIST_LEN_MAX: usize = FRAME_LEN_MAX - 1024;
+
 /// Refuses tags over a limit, and one without a name.
 pub(crate) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Error> {
     let size = tags.iter().map(|(key, value)| key.len() + value.len()).sum();

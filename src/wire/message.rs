@@ -36,6 +36,11 @@ pub(crate) mod kind {
     pub(crate) const DONE: u8 = 35;
     pub(crate) const BYGONE: u8 = 36;
     pub(crate) const ANEW: u8 = 37;
+
+    // Revocation lists. Added later: who does not know them skips them; 128 stays free, for tests of that.
+    pub(crate) const LISTS: u8 = 129;
+    pub(crate) const NEED_LIST: u8 = 130;
+    pub(crate) const LIST: u8 = 131;
 }
 
 /// Hashes by which two nodes see whether they hold the same.
@@ -243,6 +248,34 @@ pub(crate) struct AskHeld {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Held {
     pub(crate) ticket: u64,
+}
+
+/// Which revocation list of an issuer a node has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ListHead {
+    /// A hash of the authority's name and key.
+    pub(crate) issuer: u64,
+    /// Its number and date, so that the newer of two is the greater, compared byte by byte.
+    pub(crate) age: Bytes,
+}
+
+/// I have these revocation lists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ListHeads {
+    pub(crate) heads: Vec<ListHead>,
+}
+
+/// Send me yours of that issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NeedList {
+    pub(crate) issuer: u64,
+}
+
+/// Here it is, as its authority signed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TheList {
+    pub(crate) issuer: u64,
+    pub(crate) list: Bytes,
 }
 
 /// The core's part of a hello.

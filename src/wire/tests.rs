@@ -308,6 +308,10 @@ fn every_message_comes_out_as_it_went_in_and_a_damaged_one_is_refused_or_small()
     ));
     check(head());
     check(accusation());
+    let list_head = (number(), bytes()).prop_map(|(issuer, age)| ListHead { issuer, age });
+    check(many(list_head).prop_map(|heads| ListHeads { heads }));
+    check(number().prop_map(|issuer| NeedList { issuer }));
+    check((number(), bytes()).prop_map(|(issuer, list)| TheList { issuer, list }));
 }
 
 #[test]

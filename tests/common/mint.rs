@@ -14,10 +14,14 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose as Eku, IsCa,
     KeyPair, KeyUsagePurpose, SanType,
 };
+#[cfg(feature = "aws-lc-rs")]
+use rustls::crypto::aws_lc_rs as backend;
+#[cfg(not(feature = "aws-lc-rs"))]
+use rustls::crypto::ring as backend;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
+    crypto::{CryptoProvider, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
@@ -51,6 +55,25 @@ impl Mint {
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.0).unwrap();
         Certificate { chain: vec![leaf.der().clone()], key, pem: leaf.pem() }
+    }
+
+    /// A revocation list with that number and one serial number on it, to be followed by another in `next`.
+    #[allow(dead_code, reason = "not every test binary uses it")]
+    pub(crate) fn list(&self, number: u64, next: i32) -> Vec<u8> {
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 1, 1),
+            next_update: rcgen::date_time_ymd(next, 1, 1),
+            crl_number: number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![rcgen::RevokedCertParams {
+                serial_number: rcgen::SerialNumber::from_slice(&[1]),
+                revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.0).unwrap().pem().unwrap().into_bytes()
     }
 
     pub(crate) fn identity(&self, name: &str) -> Identity {
@@ -130,7 +153,7 @@ fn secret(shown: &Certificate) -> PrivateKeyDer<'static> {
 }
 
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+    Arc::new(backend::default_provider())
 }
 
 /// Trusts anybody, as a bad peer may.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use phalanx::{Authority, Cluster, ClusterEvent, Config, EventKind, Identity, NodeId, StateType};
+use phalanx::{Authority, Cluster, ClusterEvent, Config, EventData, EventKind, Identity, NodeId, StateType};
 
 /// How long a condition may take to come to pass.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -99,6 +99,15 @@ impl Log {
             event.kind == kind && event.node_id.as_ref().is_some_and(|id| id.as_str() == node)
         };
         self.0.lock().unwrap().iter().filter(is).count()
+    }
+
+    /// What the events of that kind say, in words.
+    pub(crate) fn reasons(&self, kind: EventKind) -> Vec<String> {
+        let reason = |event: &ClusterEvent| match &event.data {
+            EventData::Reason(reason) if event.kind == kind => Some(reason.clone()),
+            _ => None,
+        };
+        self.0.lock().unwrap().iter().filter_map(reason).collect()
     }
 
     pub(crate) fn kinds(&self) -> Vec<EventKind> {

@@ -74,7 +74,10 @@ fn every_key_sets_its_own_field() {
         cert = "cert.pem"
         key = "key.pem"
         crl = "crl.pem"
+        crl-required = true
         shared-certificate = true
+        watch = true
+        watch-interval-ms = 13
     "#;
     let expected = serde_json::json!({
         "enabled": true, "node-id": "lb-1", "bind-address": "::1", "bind-port": 1, "seeds": ["a:1", "b:2"],
@@ -84,7 +87,8 @@ fn every_key_sets_its_own_field() {
         "sync-health": false, "sync-circuit-breaker": false,
         "sync-drain": false, "sync-conntrack": false, "dead-node-reclaim-ms": 10, "tombstone-ttl-ms": 11,
         "max-connections": 12, "tags": {"rack": "r1"},
-        "tls": {"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem", "crl": "crl.pem", "shared-certificate": true},
+        "tls": {"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem", "crl": "crl.pem",
+            "crl-required": true, "shared-certificate": true, "watch": true, "watch-interval-ms": 13},
     });
     assert_eq!(serde_json::to_value(Config::from_toml(text).unwrap()).unwrap(), expected);
 

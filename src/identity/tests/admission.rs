@@ -10,7 +10,7 @@ fn what_an_authority_issues_is_let_in_in_both_roles() {
     assert_eq!((peer.cluster.as_str(), peer.node), ("edge", Some(id("lb-2.fra"))));
     assert_eq!(peer.not_after, b.not_after());
     assert_eq!(peer.serial.len(), 32);
-    a.check_usable(false, clock::wall_now()).unwrap();
+    a.check_usable(Policy::default(), clock::wall_now()).unwrap();
 }
 
 #[test]
@@ -51,9 +51,9 @@ fn expired_and_not_yet_valid_certificates_are_refused_with_both_clocks() {
         &["is valid from", "the clock here says"],
     );
 
-    let error = old.check_usable(false, now).unwrap_err().to_string();
+    let error = old.check_usable(Policy::default(), now).unwrap_err().to_string();
     assert!(error.contains("it expired at") && error.contains("the clock says"), "{error}");
-    let error = early.check_usable(false, now).unwrap_err().to_string();
+    let error = early.check_usable(Policy::default(), now).unwrap_err().to_string();
     assert!(error.contains("valid from"), "{error}");
 }
 
@@ -171,10 +171,10 @@ fn a_shared_certificate_enters_only_where_that_is_on() {
         49,
         &["tls.shared-certificate is off here"],
     );
-    let open = Trust::new(&own, true).unwrap();
+    let open = Trust::new(&own, SHARED).unwrap();
     assert_eq!(judged(&open, shared.chain()).unwrap().node, None);
-    assert!(shared.check_usable(true, clock::wall_now()).is_ok());
-    let error = shared.check_usable(false, clock::wall_now()).unwrap_err().to_string();
+    assert!(shared.check_usable(SHARED, clock::wall_now()).is_ok());
+    let error = shared.check_usable(Policy::default(), clock::wall_now()).unwrap_err().to_string();
     assert!(error.contains("tls.shared-certificate"), "{error}");
 }
 

@@ -109,7 +109,7 @@ fn a_validity_that_no_certificate_can_carry_is_refused() {
     }
     let week = authority.issue_for(&id("a"), Validity::days(7)).unwrap();
     assert!(week.not_after() < now + 8 * DAY);
-    week.check_usable(false, now).unwrap();
+    week.check_usable(Policy::default(), now).unwrap();
 }
 
 #[test]

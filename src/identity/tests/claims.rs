@@ -7,13 +7,13 @@ fn a_claim_is_believed_only_from_the_node_that_signed_it() {
     let authority = authority();
     let (a, b) = (authority.issue(&id("a")).unwrap(), authority.issue(&id("b")).unwrap());
     let here = trust(&b);
-    let signer = Signer::new(&a).unwrap();
+    let signer = Signer::new(&a);
     let (chain, signature) = (signer.chain(), signer.sign(b"I am here").unwrap());
     assert_eq!(signature[..2], [0x04, 0x03]); // ecdsa_secp256r1_sha256
     assert!(here.verify_claim(&id("a"), &chain, b"I am here", &signature));
     assert!(!here.verify_claim(&id("b"), &chain, b"I am here", &signature));
     assert!(!here.verify_claim(&id("a"), &chain, b"I am gone", &signature));
-    assert!(!here.verify_claim(&id("a"), &Signer::new(&b).unwrap().chain(), b"I am here", &signature));
+    assert!(!here.verify_claim(&id("a"), &Signer::new(&b).chain(), b"I am here", &signature));
     for cut in 0..chain.len() {
         assert!(!here.verify_claim(&id("a"), &chain[..cut], b"I am here", &signature));
     }
@@ -35,8 +35,9 @@ fn a_claim_is_believed_only_from_the_node_that_signed_it() {
 }
 
 #[test]
+#[cfg(feature = "aws-lc-rs")] // ring makes no RSA keys
 fn a_claim_is_signed_as_tls_1_3_signs() {
-    use rustls::{SignatureScheme, crypto::aws_lc_rs};
+    use rustls::SignatureScheme;
 
     let ca = Anything::new("one");
     let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
@@ -46,13 +47,12 @@ fn a_claim_is_signed_as_tls_1_3_signs() {
     let leaf = params.signed_by(&key, &ca.0).unwrap();
     let (cert, key) = (leaf.pem(), key.serialize_pem());
     let identity = Identity::from_pem(ca.0.pem().as_bytes(), cert.as_bytes(), key.as_bytes()).unwrap();
-    let signer = Signer::new(&identity).unwrap();
+    let signer = Signer::new(&identity);
     let here = ca.trust();
     assert!(here.verify_claim(&id("a"), &signer.chain(), b"m", &signer.sign(b"m").unwrap()));
 
     let old = SignatureScheme::RSA_PKCS1_SHA256;
-    let key = aws_lc_rs::sign::any_supported_type(identity.key()).unwrap();
-    let signature = key.choose_scheme(&[old]).unwrap().sign(b"m").unwrap();
+    let signature = identity.signing().choose_scheme(&[old]).unwrap().sign(b"m").unwrap();
     let signature = [&u16::from(old).to_be_bytes()[..], &signature].concat();
     assert!(!here.verify_claim(&id("a"), &signer.chain(), b"m", &signature));
 }
@@ -64,7 +64,7 @@ fn a_claim_outlives_its_certificate_but_not_its_revocation() {
     let here = authority.issue(&id("b")).unwrap();
     for (from, to) in [(now - 2 * DAY, now - DAY), (now + DAY, now + 2 * DAY)] {
         let other = authority.issue_for(&id("a"), Validity::between(from, to)).unwrap();
-        let signer = Signer::new(&other).unwrap();
+        let signer = Signer::new(&other);
         let signature = signer.sign(b"m").unwrap();
         assert!(trust(&here).verify_claim(&id("a"), &signer.chain(), b"m", &signature));
         authority.revoke(&other).unwrap();
@@ -77,10 +77,10 @@ fn a_claim_outlives_its_certificate_but_not_its_revocation() {
 fn a_shared_certificate_speaks_for_any_node_only_where_that_is_on() {
     let authority = authority();
     let own = authority.issue(&id("b")).unwrap();
-    let signer = Signer::new(&authority.issue_shared().unwrap()).unwrap();
+    let signer = Signer::new(&authority.issue_shared().unwrap());
     let signature = signer.sign(b"m").unwrap();
     assert!(!trust(&own).verify_claim(&id("x"), &signer.chain(), b"m", &signature));
-    let open = Trust::new(&own, true).unwrap();
+    let open = Trust::new(&own, SHARED).unwrap();
     assert!(open.verify_claim(&id("x"), &signer.chain(), b"m", &signature));
     assert!(open.verify_claim(&id("y"), &signer.chain(), b"m", &signature));
 }
@@ -89,7 +89,7 @@ fn a_shared_certificate_speaks_for_any_node_only_where_that_is_on() {
 fn a_claim_of_another_cluster_is_refused() {
     let ca = Anything::new("one");
     let other = ca.identity(|leaf| leaf.subject_alt_names = vec![uri("spiffe://core/node/a")]);
-    let signer = Signer::new(&other).unwrap();
+    let signer = Signer::new(&other);
     assert!(!ca.trust().verify_claim(&id("a"), &signer.chain(), b"m", &signer.sign(b"m").unwrap()));
 }
 
@@ -99,7 +99,7 @@ fn no_bytes_make_a_parser_or_a_judge_panic() {
     let (a, b) = (authority.issue(&id("a")).unwrap(), authority.issue(&id("b")).unwrap());
     authority.revoke(&b).unwrap();
     let here = trust(&b.with_crl_pem(&authority.crl_pem()).unwrap());
-    let signer = Signer::new(&a).unwrap();
+    let signer = Signer::new(&a);
     let (chain, signature) = (signer.chain(), signer.sign(b"m").unwrap());
     let leaf = a.chain()[0].to_vec();
     let now = unix_time(clock::wall_now());
@@ -135,6 +135,7 @@ fn no_bytes_make_a_parser_or_a_judge_panic() {
 }
 
 #[test]
+#[cfg(feature = "aws-lc-rs")]
 fn the_first_group_offered_is_the_post_quantum_one() {
     assert_eq!(provider().kx_groups[0].name(), rustls::NamedGroup::X25519MLKEM768);
 }

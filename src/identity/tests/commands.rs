@@ -32,7 +32,7 @@ fn the_openssl_commands_of_the_readme_make_identities_that_trust_one_another() {
     let (a, b) = (load("lb-1"), load("lb-2"));
     assert_eq!((a.cluster_name(), a.node_id()), ("edge", Some(id("lb-1"))));
     for (here, there) in [(&a, &b), (&b, &a)] {
-        here.check_usable(false, clock::wall_now()).unwrap();
+        here.check_usable(Policy::default(), clock::wall_now()).unwrap();
         assert_eq!(judged(&trust(here), there.chain()).unwrap().node, there.node_id());
     }
     run(list);

@@ -103,11 +103,11 @@ fn a_node_does_not_start_where_its_own_roots_refuse_it() {
     let cert = pem::encode("CERTIFICATE", &own.chain()[0]);
     let key = pem::encode_key(own.key());
     let torn = Identity::from_pem(&theirs.ca_pem(), cert.as_bytes(), key.as_bytes()).unwrap();
-    let error = torn.check_usable(false, clock::wall_now()).unwrap_err().to_string();
+    let error = torn.check_usable(Policy::default(), clock::wall_now()).unwrap_err().to_string();
     assert!(error.contains("no certificate authority trusted here issued it"), "{error}");
     let later = clock::wall_now() + 4_000 * DAY;
     let long = mine.issue_for(&id("a"), Validity::days(5_000)).unwrap();
-    let error = long.check_usable(false, later).unwrap_err().to_string();
+    let error = long.check_usable(Policy::default(), later).unwrap_err().to_string();
     assert!(error.contains("all its certificates have expired"), "{error}");
 }
 
@@ -130,7 +130,7 @@ fn no_debug_text_holds_a_key() {
     let error = Identity::from_pem(&authority.ca_pem(), b"x", &pem::encode_key(identity.key()).into_bytes());
     let texts = format!(
         "{identity:?} {identity:#?} {authority:?} {error:?} {:?} {:?}",
-        Signer::new(&identity).unwrap(),
+        Signer::new(&identity),
         trust(&identity)
     );
     let secret = identity.key().secret_der();

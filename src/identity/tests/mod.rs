@@ -8,6 +8,7 @@ mod authority;
 mod claims;
 mod commands;
 mod files;
+mod keys;
 mod revocation;
 
 use std::{
@@ -31,6 +32,9 @@ use crate::driver::clock;
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// Where nodes may share a certificate.
+const SHARED: Policy = Policy { shared_certificate: true, crl_required: false };
+
 fn id(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
 }
@@ -40,7 +44,7 @@ fn authority() -> Authority {
 }
 
 fn trust(identity: &Identity) -> Trust {
-    Trust::new(identity, false).unwrap()
+    Trust::new(identity, Policy::default()).unwrap()
 }
 
 /// The verdict now, in both directions, which must be one.

@@ -78,7 +78,7 @@ fn the_list_of_an_issuer_below_the_root_counts() {
     let here =
         Identity::from_pem(root.0.pem().as_bytes(), cert.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
     assert_eq!(here.chain(), [leaf, below_der.clone()], "the root is not sent");
-    here.check_usable(false, clock::wall_now()).unwrap();
+    here.check_usable(Policy::default(), clock::wall_now()).unwrap();
     let here = trust(&here.with_crl_pem(list(&below, &[2]).as_bytes()).unwrap());
     let gone = [below.leaf(serial(2)), below_der.clone()];
     refused(judged(&here, &gone), RejectionKind::Revoked, 44, &[]);
@@ -178,4 +178,93 @@ fn a_list_with_empty_reasons_is_refused_without_panic() {
         der[scope..scope + 3].copy_from_slice(&reasons);
         assert!(ca.identity(|_| {}).with_crl_pem(pem::encode("X509 CRL", &der).as_bytes()).is_err());
     }
+}
+
+#[test]
+fn where_a_list_is_required_an_authority_without_one_is_not_trusted() {
+    const REQUIRED: Policy = Policy { shared_certificate: false, crl_required: true };
+
+    let (one, two) = (authority(), authority());
+    let ca = [one.ca_pem(), two.ca_pem()].concat();
+    let own = one.issue(&id("a")).unwrap();
+    let cert = pem::encode("CERTIFICATE", &own.chain()[0]);
+    let here = Identity::from_pem(&ca, cert.as_bytes(), pem::encode_key(own.key()).as_bytes()).unwrap();
+    let error = here.check_usable(REQUIRED, clock::wall_now()).unwrap_err().to_string();
+    assert!(error.contains("tls.crl-required is on, and there is none"), "{error}");
+    let none = Trust::new(&here, REQUIRED).unwrap();
+    let peer = one.issue(&id("b")).unwrap();
+    refused(judged(&none, peer.chain()), RejectionKind::NoList, 48, &["has no revocation list here"]);
+    let here = here.with_crl_pem(&one.crl_pem()).unwrap();
+    here.check_usable(REQUIRED, clock::wall_now()).unwrap();
+    let here_trust = Trust::new(&here, REQUIRED).unwrap();
+    assert!(judged(&here_trust, peer.chain()).is_ok());
+    let stranger = two.issue(&id("c")).unwrap();
+    refused(judged(&here_trust, stranger.chain()), RejectionKind::NoList, 48, &[]);
+    let both = here.with_crl_pem(&two.crl_pem()).unwrap();
+    assert!(judged(&Trust::new(&both, REQUIRED).unwrap(), stranger.chain()).is_ok());
+}
+
+/// Reads what a peer sent.
+fn told(identity: &Identity, der: &[u8], promised: &[u8]) -> Listed {
+    identity.with_list_of_peer(der, promised)
+}
+
+#[test]
+fn a_list_of_a_peer_is_taken_only_if_it_is_newer_and_good() {
+    let authority = authority();
+    let (a, b) = (authority.issue(&id("a")).unwrap(), authority.issue(&id("b")).unwrap());
+    let first = pem::revocation_lists(&authority.crl_pem(), "x").unwrap().remove(0);
+    authority.revoke(&b).unwrap();
+    let second = pem::revocation_lists(&authority.crl_pem(), "x").unwrap().remove(0);
+    let Listed::News(with_first) = told(&a, &first, &[]) else { panic!("a had none") };
+    let Listed::News(with_second) = told(&with_first, &second, &[]) else { panic!("it is newer") };
+    refused(judged(&trust(&with_second), b.chain()), RejectionKind::Revoked, 44, &[]);
+    assert!(matches!(told(&with_second, &first, &[]), Listed::Known));
+    assert!(matches!(told(&with_second, &second, &[]), Listed::Known));
+    let age = with_second.lists()[0].age.clone();
+    assert!(matches!(told(&with_first, &second, &age), Listed::News(_)));
+    assert!(matches!(told(&a, &first, &age), Listed::Bad(_)), "a newer one was promised");
+    let foreign = pem::revocation_lists(&Authority::generate("edge").unwrap().crl_pem(), "x").unwrap();
+    assert!(matches!(told(&a, &foreign[0], &[]), Listed::Bad(_)));
+    for cut in 0..second.len() {
+        let mut changed = second.to_vec();
+        changed[cut] ^= 0x04;
+        assert!(matches!(told(&with_first, &changed, &[]), Listed::Bad(_)), "changed at {cut}");
+        assert!(matches!(told(&with_first, &second[..cut], &[]), Listed::Bad(_)), "cut at {cut}");
+    }
+    proptest!(|(bytes: Vec<u8>)| prop_assert!(matches!(told(&a, &bytes, &[]), Listed::Bad(_))));
+}
+
+#[test]
+fn ages_are_ordered_as_numbers_and_all_nodes_name_an_authority_alike() {
+    let ca = Anything::new("one");
+    let (here, there) = (ca.identity(|_| {}), ca.identity(|_| {}));
+    let mut before: Vec<u8> = Vec::new();
+    for number in [0, 1, 9, 255, 256, 65_535, 1 << 40, u64::MAX] {
+        let list = numbered(&ca, number);
+        let here = here.clone().with_crl_pem(list.as_bytes()).unwrap().lists().remove(0);
+        let there = there.clone().with_crl_pem(list.as_bytes()).unwrap().lists().remove(0);
+        assert_eq!((here.issuer, &here.age), (there.issuer, &there.age));
+        assert!(here.age > before, "{number}: {:?} after {before:?}", here.age);
+        before = here.age;
+    }
+    let other = Anything::new("one").identity(|_| {});
+    assert!(!trust(&other).trusts_issuer(here_issuer(&ca)), "another key is another authority");
+    assert!(trust(&there).trusts_issuer(here_issuer(&ca)));
+}
+
+fn here_issuer(ca: &Anything) -> u64 {
+    ca.identity(|_| {}).with_crl_pem(list(ca, &[1]).as_bytes()).unwrap().lists()[0].issuer
+}
+
+fn numbered(ca: &Anything, number: u64) -> String {
+    let params = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2026, 1, 1),
+        next_update: rcgen::date_time_ymd(2027, 1, 1),
+        crl_number: number.into(),
+        issuing_distribution_point: None,
+        revoked_certs: vec![],
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    params.signed_by(&ca.0).unwrap().pem().unwrap()
 }

@@ -142,7 +142,7 @@ fn config(name: &str, cluster: &str) -> NetConfig {
         bind: (Ipv4Addr::LOCALHOST, 0).into(),
         cluster: cluster.into(),
         node_id: id(name),
-        shared_certificate: false,
+        policy: Policy::default(),
         max_connections: 512,
     }
 }

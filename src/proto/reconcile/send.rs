@@ -76,6 +76,7 @@ impl Protocol {
         };
         let mut packet = Packet::new();
         packet.push(kind::OPEN, &open);
+        self.add_lists(&mut packet);
         self.frame(stream, packet);
         self.progress(stream, now);
     }

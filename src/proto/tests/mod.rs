@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod distrust;
+mod lists;
 mod membership;
 mod models;
 mod repair;

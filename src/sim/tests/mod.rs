@@ -6,6 +6,7 @@ mod foreign;
 mod hardship;
 mod liars;
 mod lifetimes;
+mod lists;
 mod membership;
 mod state;
 mod storm;
