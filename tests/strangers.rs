@@ -5,15 +5,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
+#[path = "common/lines.rs"]
+mod lines;
 #[path = "common/mint.rs"]
 mod mint;
 
-use std::{
-    io::Write,
-    sync::{Arc, Mutex},
-};
-
 use common::{config, started, text, until};
+use lines::Lines;
 use mint::{Certificate, Mint, knock, listen, uri};
 use phalanx::{Cluster, Config, Error, Identity};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Eku, date_time_ymd};
@@ -140,36 +138,6 @@ async fn whoever_is_dialled_and_shows_a_bad_certificate_is_turned_away_and_count
     still_serves(&member, &mint).await;
 }
 
-/// A log that can be read.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Lines {
-    /// Keeps what this thread logs, which is all of a test on a runtime of one thread.
-    fn keep() -> (Self, tracing::subscriber::DefaultGuard) {
-        let lines = Self::default();
-        let writer = lines.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        (lines, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn with(&self, parts: &[&str]) -> usize {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
-    }
-}
-
 #[tokio::test]
 async fn another_cluster_of_the_same_authority_is_refused_by_name_in_both_directions() {
     let (lines, _kept) = Lines::keep();
@@ -185,7 +153,7 @@ async fn another_cluster_of_the_same_authority_is_refused_by_name_in_both_direct
         .await;
     }
     let refused = ["connection refused", "wrong-cluster", r#"\"test\""#, r#"\"core\""#];
-    until("both name both clusters, both times", || lines.with(&refused) == 4).await;
+    until("both name both clusters, both times", || lines.with(&refused).len() == 4).await;
     assert_eq!((ours.cluster_size(), theirs.cluster_size()), (1, 1));
     // One that believes nobody's hello hears the same.
     let (code, by_application, reason) =

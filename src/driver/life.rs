@@ -30,7 +30,7 @@ use crate::{
         lock, renewal,
     },
     identity::{Policy, Signer, Trust},
-    net::{Closed, Host, Judgement, Link, NetConfig, NetStats, StreamEvent, Transport},
+    net::{Closed, Host, Judgement, Link, NetConfig, NetStats, StreamEvent, Transport, Way},
     proto::{self, Now, Output, Protocol, StreamInput, Time, Verdict, Vouch, lists::List},
     wire::{CloseCode, StreamId, hello::Introduction},
 };
@@ -541,10 +541,18 @@ impl Host for Relay {
         }
     }
 
-    fn message(&self, from: &NodeId, bytes: Bytes) {
-        if let Some(life) = self.life() {
-            life.step(|protocol, now| protocol.handle_message(from, &bytes, now));
-        }
+    fn message(&self, from: &NodeId, bytes: Bytes, way: Way) -> usize {
+        let taken = self.life().and_then(|life| {
+            life.step(|protocol, now| {
+                let before = protocol.records_taken();
+                match way {
+                    Way::Datagram => protocol.handle_datagram(from, &bytes, now),
+                    Way::Stream => protocol.handle_message(from, &bytes, now),
+                }
+                protocol.records_taken() - before
+            })
+        });
+        usize::try_from(taken.unwrap_or(0)).unwrap_or(usize::MAX)
     }
 
     fn stream(&self, peer: &NodeId, stream: StreamId, event: StreamEvent) {

@@ -1,9 +1,11 @@
 //! Close codes as quinn carries them, and quinn's many ways to lose a connection as one `Closed`. What a peer
 //! wrote is escaped, cut and put on one line here, before anything else sees it.
 
+use std::net::SocketAddr;
+
 use quinn::{ConnectionError, VarInt};
 
-use crate::wire::CloseCode;
+use crate::{Error, wire::CloseCode};
 
 /// The longest reason sent or kept, in characters.
 const REASON_LEN_MAX: usize = 256;
@@ -23,6 +25,11 @@ impl Closed {
     /// What this side decided.
     pub(crate) fn ours(code: CloseCode, reason: impl AsRef<str>) -> Self {
         Self { code, reason: one_line(reason.as_ref()), by_peer: false }
+    }
+
+    /// As the error of a dial.
+    pub(crate) fn refusal(self, address: SocketAddr) -> Error {
+        Error::Refused { address: address.to_string(), code: self.code.0, reason: self.reason }
     }
 
     /// What quinn says of a connection that is gone.

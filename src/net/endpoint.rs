@@ -30,6 +30,7 @@ use crate::{
     driver::clock,
     identity::{self, Identity},
     net::tls::Tls,
+    wire::limits::{STREAMS_OPEN_MAX, UNWELCOMED_MAX},
 };
 
 /// A burst of handshakes or of delegations must fit; the system may cap it lower (`net.core.rmem_max`).
@@ -37,8 +38,16 @@ const SOCKET_BUFFER: usize = 4 << 20;
 const IDLE: Duration = Duration::from_secs(30);
 /// By the dialler only: one side is enough.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// Handshakes that nobody has looked at yet.
-const INCOMING_MAX: usize = 1024;
+/// What a peer may send on one stream before it is read, and on all; a frame fits.
+const STREAM_WINDOW: u32 = 1 << 20;
+const WINDOW: u32 = 4 << 20;
+/// Datagrams that nobody has read yet, in bytes: quinn drops the oldest beyond.
+const DATAGRAMS_UNREAD: usize = 256 * 1024;
+/// Datagrams go before streams and cannot be taken back: after an outage a large buffer is old news.
+const DATAGRAMS_UNSENT: usize = 64 * 1024;
+/// What quinn keeps of one handshake that nobody has looked at yet, and of all, in bytes.
+const INCOMING_BYTES: u64 = 64 * 1024;
+const INCOMING_BYTES_ALL: u64 = 4 << 20;
 
 /// quinn's settings for connections that this side opened, or not.
 fn transport(dialled: bool) -> Arc<TransportConfig> {
@@ -52,14 +61,13 @@ fn transport(dialled: bool) -> Arc<TransportConfig> {
         .initial_rtt(Duration::from_millis(100))
         // Some cards accept it and fail later; single packets gain nothing by it.
         .enable_segmentation_offload(false)
-        .max_concurrent_bidi_streams(VarInt::from_u32(super::STREAMS_MAX))
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_OPEN_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u32(1 << 20))
-        .receive_window(VarInt::from_u32(4 << 20))
-        .send_window(4 << 20)
-        .datagram_receive_buffer_size(Some(256 * 1024))
-        // Datagrams go before streams and cannot be taken back: after an outage a large buffer is old news.
-        .datagram_send_buffer_size(64 * 1024);
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(WINDOW))
+        .send_window(WINDOW.into())
+        .datagram_receive_buffer_size(Some(DATAGRAMS_UNREAD))
+        .datagram_send_buffer_size(DATAGRAMS_UNSENT);
     Arc::new(config)
 }
 
@@ -74,9 +82,9 @@ pub(crate) fn server_config(tls: &Arc<Tls>) -> Result<ServerConfig, Error> {
     config
         .transport_config(transport(false))
         .migration(false)
-        .max_incoming(INCOMING_MAX)
-        .incoming_buffer_size(64 * 1024)
-        .incoming_buffer_size_total(4 << 20);
+        .max_incoming(UNWELCOMED_MAX)
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES_ALL);
     Ok(config)
 }
 
@@ -275,5 +283,25 @@ impl UdpPoller for Poller {
         let result = ready!(waiting.as_mut().poll(cx));
         self.waiting = None;
         Poll::Ready(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::limits::{
+        EXCHANGE_AGE, FRAME, FRAME_LEN_MAX, HANDSHAKE, HEADER, HELLO, HELLO_LEN_MAX, OVER_BUDGET, STILL,
+        UNVALIDATED_MAX,
+    };
+
+    #[test]
+    fn our_limits_are_met_before_quinns() {
+        for time in [HANDSHAKE, HELLO, HEADER, FRAME, OVER_BUDGET] {
+            assert!(time < IDLE, "{time:?}");
+        }
+        assert!(KEEP_ALIVE * 2 < IDLE && STILL <= IDLE && IDLE < EXCHANGE_AGE);
+        assert!(HELLO_LEN_MAX < FRAME_LEN_MAX && FRAME_LEN_MAX <= STREAM_WINDOW as usize);
+        const { assert!(STREAM_WINDOW < WINDOW && DATAGRAMS_UNSENT < DATAGRAMS_UNREAD) };
+        const { assert!(UNVALIDATED_MAX < UNWELCOMED_MAX) };
     }
 }

@@ -7,7 +7,6 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
-use serde::{Deserialize, de::IgnoredAny};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use crate::{
@@ -22,13 +21,12 @@ use crate::{
     },
     wire::{
         CloseCode,
+        codec::{self, Malformed},
         hello::Introduction,
-        limits::{CHAIN_LEN_MAX, HELLO_LEN_MAX},
+        limits::{CHAIN_LEN_MAX, HANDSHAKE, HELLO, HELLO_LEN_MAX},
     },
 };
 
-const HANDSHAKE: Duration = Duration::from_secs(5);
-const HELLO: Duration = Duration::from_secs(2);
 /// For an older life of the newcomer to show that it lives.
 const INCUMBENT: Duration = Duration::from_millis(500);
 /// For the welcome: the other side may have to ask an incumbent first.
@@ -66,7 +64,13 @@ async fn welcome(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Cl
     let (mut send, introduction) = timeout(HELLO, read_hello(shared, connection))
         .await
         .map_err(|_| Closed::ours(CloseCode::TOO_SLOW, "no hello within 2 s"))??;
+    if let Some(closed) = shared.must_stay_away(certificate.node.as_ref().unwrap_or(&introduction.node_id)) {
+        return Err(closed);
+    }
     vet(shared, &certificate, &introduction).await?;
+    if is_early(connection).await {
+        return Err(Closed::ours(CloseCode::PROTOCOL_VIOLATION, "it did not wait for the welcome"));
+    }
     let peer = introduction.node_id.clone();
     let answer = encode(&shared.host.introduce(Some(&peer)))?;
     let conn = Conn::new(admission, peer, introduction.epoch, false, connection.clone());
@@ -77,6 +81,17 @@ async fn welcome(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Cl
     let _ = send.finish();
     shared.tell();
     Ok(())
+}
+
+/// Whether the peer has sent anything besides its hello: nothing of that may reach the core. An honest one
+/// waits for the welcome.
+async fn is_early(connection: &Connection) -> bool {
+    let streams = tokio::select! {
+        biased;
+        stream = connection.accept_bi() => stream.is_ok(),
+        () = std::future::ready(()) => false,
+    };
+    streams || connection.stats().frame_rx.datagram > 0
 }
 
 /// The hello, after any number of echoes: a node may ask whether this one lives without wanting to enter.
@@ -126,17 +141,9 @@ fn encode(introduction: &Introduction) -> Result<Bytes, Closed> {
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<Introduction, Closed> {
-    let malformed =
-        |fault: String| Closed::ours(CloseCode::PROTOCOL_VIOLATION, format!("a malformed hello: {fault}"));
-    let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
-    reader.set_max_depth(16);
-    let introduction =
-        Introduction::deserialize(&mut reader).map_err(|error| malformed(error.to_string()))?;
-    // rmp-serde ignores what follows.
-    match IgnoredAny::deserialize(&mut reader) {
-        Err(_) => Ok(introduction),
-        Ok(_) => Err(malformed("more bytes follow".into())),
-    }
+    codec::decode(bytes).map_err(|Malformed(fault)| {
+        Closed::ours(CloseCode::PROTOCOL_VIOLATION, format!("a malformed hello: {fault}"))
+    })
 }
 
 /// What the handshake proved, judged once more: the identity may have been reloaded since.
@@ -263,7 +270,7 @@ pub(crate) async fn dial(
             if closed.code != CloseCode::DUPLICATE_CONNECTION {
                 shared.refused(address, &closed);
             }
-            Err(Error::Refused { address: address.to_string(), code: closed.code.0, reason: closed.reason })
+            Err(closed.refusal(address))
         }
     }
 }

@@ -40,7 +40,7 @@ use tokio::{
 
 pub use self::stats::NetStats;
 use self::{
-    budget::{Bucket, Gate},
+    budget::{Bucket, Gate, Penalties},
     endpoint::Socket,
     pool::{Conn, Pool, Tell},
     stats::Counters,
@@ -57,15 +57,9 @@ use crate::{
     Error, NodeId,
     driver::clock,
     identity::{Identity, Policy, Role},
-    wire::{CloseCode, StreamId, hello::Introduction},
+    wire::{CloseCode, StreamId, hello::Introduction, limits},
 };
 
-/// Bidirectional streams a peer may have open with us: one for messages, the rest for exchanges and echoes.
-const STREAMS_MAX: u32 = 8;
-/// Connections that are not welcomed yet.
-const UNWELCOMED_MAX: usize = 1024;
-/// From so many handshakes of unproven addresses on, an address is proved first.
-const UNVALIDATED_MAX: usize = 64;
 /// How long the end of all connections may take.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How often the clock is looked at for certificates that end: the wall clock may jump.
@@ -92,13 +86,20 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// The last connection to the peer is gone.
     fn disconnected(&self, peer: &NodeId, closed: &Closed);
     fn dial_failed(&self, peer: &NodeId, address: SocketAddr, why: &Error);
-    /// From a datagram or from the peer's message stream.
-    fn message(&self, from: &NodeId, bytes: Bytes);
+    /// How many records it held.
+    fn message(&self, from: &NodeId, bytes: Bytes, way: Way) -> usize;
     fn stream(&self, peer: &NodeId, stream: StreamId, event: StreamEvent);
     /// A fresh number for a stream that a peer opened.
     fn stream_id(&self) -> StreamId;
     /// Two live processes have one id.
     fn conflict(&self, node: &NodeId, reason: &str);
+}
+
+/// By which way a message came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Datagram,
+    Stream,
 }
 
 /// The host's verdict on a peer.
@@ -163,6 +164,7 @@ pub(crate) struct Shared {
     streams: Streams,
     counters: Counters,
     gate: Mutex<Gate>,
+    penalties: Mutex<Penalties>,
     /// How often a refusal is logged, which peers can cause at will.
     log: Mutex<Bucket>,
     unwelcomed: Arc<Semaphore>,
@@ -248,11 +250,11 @@ impl Transport {
             tell: Tell::default(),
             streams: Streams::default(),
             counters: Counters::default(),
-            // The burst lets the nodes of one test machine in at once.
-            gate: Mutex::new(Gate::new(20, 64, 500, now)),
+            gate: Mutex::new(Gate::new(limits::HANDSHAKES, limits::HANDSHAKES_ALL, now)),
+            penalties: Mutex::default(),
             log: Mutex::new(Bucket::new(5, 20, now)),
-            unwelcomed: Arc::new(Semaphore::new(UNWELCOMED_MAX)),
-            unvalidated: Arc::new(Semaphore::new(UNVALIDATED_MAX)),
+            unwelcomed: Arc::new(Semaphore::new(limits::UNWELCOMED_MAX)),
+            unvalidated: Arc::new(Semaphore::new(limits::UNVALIDATED_MAX)),
             generation: AtomicU64::new(0),
             admitted: Notify::new(),
         });
@@ -271,7 +273,10 @@ impl Transport {
         if lock(&self.shared.pool).begin_dial(peer) {
             let (shared, peer) = (Arc::clone(&self.shared), peer.clone());
             self.shared.spawn(async move {
-                let result = hello::dial(&shared, address, Some(&peer)).await;
+                let result = match shared.must_stay_away(&peer) {
+                    None => hello::dial(&shared, address, Some(&peer)).await.map(drop),
+                    Some(closed) => Err(closed.refusal(address)),
+                };
                 shared.dial_ended(&peer, address, result.err());
             });
         }
@@ -433,6 +438,25 @@ impl Shared {
                 false
             }
         }
+    }
+
+    /// Why a peer gets no connection yet that was closed for what it used.
+    fn must_stay_away(&self, peer: &NodeId) -> Option<Closed> {
+        let left = lock(&self.penalties).left(peer, clock::monotonic())?;
+        let reason = format!(
+            "{peer} was over its budget a moment ago; it may come back in {:.1} s",
+            left.as_secs_f64()
+        );
+        Some(Closed::ours(CloseCode::RATE_LIMITED, reason))
+    }
+
+    /// Closes the connection of a peer that uses more than its budget, and keeps it away for a while.
+    fn limit(&self, conn: &Conn, reason: String) {
+        if conn.connection.close_reason().is_some() {
+            return; // what it had sent by then is read yet, and must not count again
+        }
+        lock(&self.penalties).punish(&conn.peer, clock::monotonic());
+        conn.close(Closed::ours(CloseCode::RATE_LIMITED, reason));
     }
 
     /// Whether one more refusal is logged now; the others are only counted.

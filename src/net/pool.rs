@@ -14,12 +14,17 @@ use std::{
 use bytes::Bytes;
 use quinn::ConnectionError;
 use rustls::pki_types::CertificateDer;
+use tokio::time::Instant;
 
 use crate::{
     Error, NodeId,
     driver::clock,
-    net::{Closed, Link, Shared, budget::Bucket, close, datagram, lock, stream},
-    wire::{CloseCode, hello::Introduction},
+    net::{
+        Closed, Link, Shared, Way,
+        budget::{Bucket, Budget, Spent},
+        close, datagram, lock, stream,
+    },
+    wire::{CloseCode, hello::Introduction, limits},
 };
 
 /// Messages that wait for one peer's connection.
@@ -30,10 +35,6 @@ const WAITING_BYTES_MAX: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_millis(500);
 /// The same, where it is the other side's duty to close it.
 const LINGER_FOREIGN: Duration = Duration::from_secs(5);
-/// Datagrams a peer may send, a second and at once.
-const DATAGRAMS: (u32, u32) = (5_000, 10_000);
-/// Streams a peer may open, a second and at once.
-const STREAMS: (u32, u32) = (20, 40);
 
 /// An admitted connection.
 pub(crate) struct Conn {
@@ -48,6 +49,10 @@ pub(crate) struct Conn {
     /// The reload under which it was judged.
     pub(crate) generation: u64,
     pub(crate) messages: stream::MessageQueue,
+    /// Records that it brings, by whichever way.
+    records: Mutex<Budget>,
+    /// Datagrams that this side sends.
+    sending: Mutex<Bucket>,
     used: AtomicU64,
     /// What this side said when it closed; quinn only knows that it did.
     closing: Mutex<Option<Closed>>,
@@ -62,6 +67,8 @@ impl Conn {
         connection: quinn::Connection,
     ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let now = clock::monotonic();
+        let (per_second, burst) = limits::DATAGRAMS_SENT;
         Arc::new(Self {
             id: NEXT.fetch_add(1, Relaxed),
             peer,
@@ -72,6 +79,8 @@ impl Conn {
             not_after: admission.not_after,
             generation: admission.generation,
             messages: stream::MessageQueue::default(),
+            records: Mutex::new(Budget::new(limits::RECORDS, now)),
+            sending: Mutex::new(Bucket::new(per_second, burst, now)),
             used: AtomicU64::new(0),
             closing: Mutex::default(),
         })
@@ -81,6 +90,15 @@ impl Conn {
     pub(crate) fn close(&self, closed: Closed) {
         let closed = lock(&self.closing).get_or_insert(closed).clone();
         close::close(&self.connection, &closed);
+    }
+
+    pub(crate) fn may_send_datagram(&self) -> bool {
+        lock(&self.sending).take(clock::monotonic())
+    }
+
+    /// It has brought so many records.
+    pub(crate) fn spend_records(&self, records: usize) -> Spent {
+        lock(&self.records).spend(records, clock::monotonic())
     }
 
     fn is_open(&self) -> bool {
@@ -410,35 +428,67 @@ impl Slot {
     }
 }
 
+/// Waits until then, or for ever.
+async fn until(then: Option<Instant>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Reads a connection to its end.
 async fn serve(shared: Arc<Shared>, conn: Arc<Conn>) {
-    let mut datagrams = Bucket::new(DATAGRAMS.0, DATAGRAMS.1, clock::monotonic());
-    let mut streams = Bucket::new(STREAMS.0, STREAMS.1, clock::monotonic());
-    let mut paused = None;
+    let mut datagrams = Budget::new(limits::DATAGRAMS, clock::monotonic());
+    let mut streams = Bucket::new(limits::STREAMS.0, limits::STREAMS.1, clock::monotonic());
+    let (mut unread, mut paused) = (None, None);
+    let (mut read, mut was_over) = (0, false);
     let error = loop {
         tokio::select! {
-            datagram = conn.connection.read_datagram() => match datagram {
-                Ok(bytes) if datagrams.take(clock::monotonic()) => {
-                    shared.counters.datagrams_received.one();
-                    shared.counters.datagram_bytes_received.add(bytes.len());
-                    shared.host.message(&conn.peer, bytes);
+            () = until(unread), if unread.is_some() => unread = None,
+            datagram = conn.connection.read_datagram(), if unread.is_none() => match datagram {
+                Ok(bytes) => {
+                    read += 1;
+                    unread = take_datagram(&shared, &conn, &mut datagrams, bytes);
+                    was_over |= unread.is_some();
                 }
-                Ok(_) => shared.counters.datagrams_over_budget.one(),
                 Err(error) => break error,
             },
             // Over budget its streams wait; quinn lets it open no more than eight.
-            () = async { if let Some(until) = paused { tokio::time::sleep_until(until).await } }, if paused.is_some() => {
-                paused = streams.pause(clock::monotonic());
-            }
+            () = until(paused), if paused.is_some() => paused = streams.pause(clock::monotonic()),
             stream = conn.connection.accept_bi(), if paused.is_none() => match stream {
                 Ok((send, recv)) => {
                     shared.counters.streams_accepted.one();
                     shared.spawn(stream::serve(Arc::clone(&shared), Arc::clone(&conn), send, recv));
                     paused = streams.pause(clock::monotonic());
+                    shared.counters.streams_paused.add(usize::from(paused.is_some()));
                 }
                 Err(error) => break error,
             },
         }
     };
+    // quinn keeps the newest of those that nobody reads, and drops the others.
+    let came = usize::try_from(conn.connection.stats().frame_rx.datagram).unwrap_or(usize::MAX);
+    if was_over {
+        shared.counters.datagrams_over_budget.add(came.saturating_sub(read));
+    }
     shared.gone(&conn, &error);
+}
+
+/// Hands a datagram over; until when the next is not read.
+fn take_datagram(shared: &Shared, conn: &Conn, budget: &mut Budget, bytes: Bytes) -> Option<Instant> {
+    shared.counters.datagrams_received.one();
+    shared.counters.datagram_bytes_received.add(bytes.len());
+    let records = shared.host.message(&conn.peer, bytes, Way::Datagram);
+    let (rate, seconds) = (limits::DATAGRAMS.0, limits::OVER_BUDGET.as_secs());
+    let wait = match (budget.spend(1, clock::monotonic()), conn.spend_records(records)) {
+        (Spent::Over, _) => {
+            shared.limit(conn, format!("over {rate} datagrams a second for more than {seconds} s"));
+            return None;
+        }
+        (Spent::Wait(one), Spent::Wait(other)) => Some(one.max(other)),
+        (Spent::Wait(one), _) | (_, Spent::Wait(one)) => Some(one),
+        _ => None,
+    };
+    shared.counters.reads_paused.add(usize::from(wait.is_some()));
+    wait
 }

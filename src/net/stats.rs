@@ -70,8 +70,12 @@ counters! {
     datagrams_received,
     /// Bytes of them.
     datagram_bytes_received,
-    /// Datagrams of a peer over its budget, dropped unread.
+    /// Datagrams of a peer over its budget, never read; counted when its connection ends.
     datagrams_over_budget,
+    /// Times a peer was not read for a while, since it was over a budget.
+    reads_paused,
+    /// Messages that went on the stream, since so many datagrams would have been over the peer's budget.
+    datagrams_held_back,
     /// Times the datagram buffer was full; the message went on the stream, or was dropped.
     datagram_buffer_full,
     /// Messages sent on a peer's message stream.
@@ -90,6 +94,12 @@ counters! {
     streams_lost,
     /// Streams of a kind this node does not know, refused.
     streams_refused,
+    /// Times a peer's streams had to wait, since it had opened too many a second.
+    streams_paused,
+    /// Streams on which something was not said or taken in time.
+    streams_too_slow,
+    /// Frames that claimed to be longer than a frame may be.
+    frames_too_large,
     /// Frames sent on exchange streams.
     frames_sent,
     /// Bytes of them.

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -20,8 +20,12 @@ use tokio::{
 
 use crate::{
     NodeId,
-    net::{Closed, Shared, close, lock, pool::Conn},
-    wire::{CloseCode, StreamId, limits::FRAME_LEN_MAX},
+    driver::clock,
+    net::{Closed, Shared, Way, budget::Spent, close, lock, pool::Conn},
+    wire::{
+        CloseCode, StreamId,
+        limits::{EXCHANGE_AGE, EXCHANGE_RATE, FRAME, FRAME_LEN_MAX, HEADER, STILL},
+    },
 };
 
 /// The first byte of a stream.
@@ -30,12 +34,6 @@ pub(crate) const MESSAGES: u8 = 1;
 pub(crate) const EXCHANGE: u8 = 2;
 pub(crate) const ECHO: u8 = 3;
 
-/// For a stream's first byte, and for the rest of a frame's header once it began.
-const HEADER: Duration = Duration::from_secs(2);
-/// For a frame's body, and for writing one.
-const FRAME: Duration = Duration::from_secs(10);
-/// How long an exchange may stand still in both directions.
-const STILL: Duration = Duration::from_secs(30);
 /// Frames of one exchange that wait to be written. The core has fewer on their way.
 const FRAMES_MAX: usize = 32;
 /// So much room is made for a frame's first bytes; then as much as has come.
@@ -201,10 +199,16 @@ async fn read_messages(shared: &Arc<Shared>, conn: &Conn, mut recv: RecvStream) 
         match read_frame(&mut recv, Duration::from_secs(86_400), FRAME_LEN_MAX).await {
             Ok(Some(bytes)) => {
                 shared.counters.stream_messages_received.one();
-                shared.host.message(&conn.peer, bytes);
+                let records = shared.host.message(&conn.peer, bytes, Way::Stream);
+                // Not read, the stream holds its writer back by itself: nobody has to be closed for it.
+                if let Spent::Wait(until) = conn.spend_records(records) {
+                    shared.counters.reads_paused.one();
+                    tokio::time::sleep_until(until).await;
+                }
             }
             Ok(None) | Err(Fault::Lost) => break,
             Err(fault) => {
+                shared.count_fault(&fault);
                 conn.close(closed_for(&fault));
                 break;
             }
@@ -313,6 +317,39 @@ fn lost(shared: &Shared, peer: &NodeId, stream: StreamId) {
     }
 }
 
+/// How much an exchange has moved, in both directions.
+#[derive(Default)]
+struct Moved {
+    bytes: AtomicU64,
+    asked: AtomicU64,
+}
+
+impl Moved {
+    fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Whether anything has moved since this was asked last.
+    fn since_asked(&self) -> bool {
+        let bytes = self.bytes();
+        self.asked.swap(bytes, Relaxed) < bytes
+    }
+}
+
+impl Shared {
+    fn count_fault(&self, fault: &Fault) {
+        match fault {
+            Fault::Silent | Fault::TooSlow => self.counters.streams_too_slow.one(),
+            Fault::TooLarge(_) => self.counters.frames_too_large.one(),
+            Fault::Lost => {}
+        }
+    }
+}
+
 /// Runs an exchange to its end.
 async fn exchange(
     shared: &Arc<Shared>,
@@ -323,7 +360,7 @@ async fn exchange(
     orders: Orders,
 ) {
     let Orders { mut frames, mut dropped, overrun } = orders;
-    let moved = AtomicBool::new(false);
+    let moved = Moved::default();
     let ended = tokio::select! {
         biased;
         _ = &mut dropped => None,
@@ -337,6 +374,7 @@ async fn exchange(
             shared.streams.forget(stream);
         }
         Some(Err(fault)) => {
+            shared.count_fault(&fault);
             let closed = closed_for(&fault);
             let _ = send.reset(close::varint(closed.code));
             let _ = recv.stop(close::varint(closed.code));
@@ -359,7 +397,7 @@ async fn write_exchange(
     stream: StreamId,
     send: &mut SendStream,
     frames: &mut mpsc::Receiver<Option<Bytes>>,
-    moved: &AtomicBool,
+    moved: &Moved,
     overrun: &AtomicBool,
 ) -> Result<(), Fault> {
     while let Some(order) = frames.recv().await {
@@ -372,7 +410,7 @@ async fn write_exchange(
         };
         let size = bytes.len();
         write_frame(send, bytes).await?;
-        moved.store(true, Relaxed);
+        moved.add(size);
         shared.counters.frames_sent.one();
         shared.counters.frame_bytes_sent.add(size);
         shared.host.stream(&conn.peer, stream, StreamEvent::Sent);
@@ -385,13 +423,21 @@ async fn read_exchange(
     conn: &Conn,
     stream: StreamId,
     recv: &mut RecvStream,
-    moved: &AtomicBool,
+    moved: &Moved,
 ) -> Result<(), Fault> {
+    let begun = clock::monotonic();
     loop {
-        match read_frame(recv, STILL, FRAME_LEN_MAX).await {
+        let read = read_frame(recv, STILL, FRAME_LEN_MAX).await;
+        // A frame now and then would keep others from having theirs.
+        let age = clock::monotonic().saturating_duration_since(begun);
+        if age > EXCHANGE_AGE && moved.bytes() < EXCHANGE_RATE * age.as_secs() {
+            return Err(Fault::TooSlow);
+        }
+        match read {
             // The peer only listens while we write.
-            Err(Fault::Silent) if moved.swap(false, Relaxed) => {}
+            Err(Fault::Silent) if moved.since_asked() => {}
             Ok(Some(bytes)) => {
+                moved.add(bytes.len());
                 shared.counters.frames_received.one();
                 shared.counters.frame_bytes_received.add(bytes.len());
                 shared.host.stream(&conn.peer, stream, StreamEvent::Frame(bytes));
@@ -423,7 +469,10 @@ pub(crate) async fn serve(shared: Arc<Shared>, conn: Arc<Conn>, mut send: SendSt
         Ok(ECHO) => answer_echo(&shared, Some(&conn.peer), &mut send).await,
         Ok(HELLO) => conn.close(Closed::ours(CloseCode::PROTOCOL_VIOLATION, "a second hello")),
         Ok(_) => refuse(&shared, &mut send, &mut recv, CloseCode::PROTOCOL_VIOLATION),
-        Err(Fault::TooSlow) => refuse(&shared, &mut send, &mut recv, CloseCode::TOO_SLOW),
+        Err(Fault::TooSlow) => {
+            shared.count_fault(&Fault::TooSlow);
+            refuse(&shared, &mut send, &mut recv, CloseCode::TOO_SLOW);
+        }
         Err(_) => shared.counters.streams_lost.one(),
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     EventData, EventKind, NodeId, NodeStatus,
     proto::{
         Now, Output, Protocol, Rule,
+        claims::AHEAD_MAX_MS,
         suspicion::{self, Suspicion},
         timers::Timer,
     },
@@ -21,6 +22,11 @@ impl Protocol {
     /// Somebody accuses a node; `from` is who passed that on.
     pub(super) fn hear_accusation(&mut self, from: &NodeId, accusation: &Accusation, now: Now) {
         let said = (accusation.epoch, accusation.incarnation);
+        let latest = now.wall_ms.saturating_add(AHEAD_MAX_MS);
+        if said.0 > latest || said.1 > latest || !self.may_tell(from, now) {
+            self.counters.accusations_ignored += 1;
+            return;
+        }
         if accusation.node_id == self.me {
             return self.hear_accused(from, said, now);
         }
@@ -52,7 +58,7 @@ impl Protocol {
     fn hear_accused(&mut self, from: &NodeId, (epoch, incarnation): (u64, u64), now: Now) {
         let mine = &self.members.me().body;
         if epoch == mine.epoch && incarnation >= mine.incarnation {
-            self.refute(incarnation, now);
+            self.refute(incarnation, from, now);
         } else if epoch <= mine.epoch {
             self.tell_claim(from, &self.me.clone());
         }

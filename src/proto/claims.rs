@@ -105,8 +105,17 @@ impl Protocol {
             self.need_claim(teller, &body.node_id, now);
             return Claimed::Nothing;
         };
+        // To verify a signature takes as long as a hundred pings. A push-pull tells of a whole cluster at once:
+        // there only what is false counts.
+        let may =
+            if told == Told::Relayed { self.may_tell(teller, now) } else { self.could_tell(teller, now) };
+        if told != Told::Directly && !may {
+            self.counters.claims_over_budget += 1;
+            return Claimed::Nothing;
+        }
         if chain_hash(&chain) != signed.chain_hash || !self.is_signed(&body, signed, &chain) {
             self.counters.claims_forged += 1;
+            self.may_tell(teller, now);
             return Claimed::Refused;
         }
         self.members.keep_chain(signed.chain_hash, chain);
@@ -381,7 +390,7 @@ impl Protocol {
     }
 
     /// Somebody holds this node suspect or dead under this or a later incarnation.
-    pub(super) fn refute(&mut self, accused: u64, now: Now) {
+    pub(super) fn refute(&mut self, accused: u64, teller: &NodeId, now: Now) {
         let mine = self.members.me();
         if mine.body.left || accused < mine.body.incarnation {
             return;
@@ -389,6 +398,11 @@ impl Protocol {
         // Nobody can have seen a later one than this node's own, and who says so must not drive it to the
         // bound.
         self.refute_above = Some(mine.body.incarnation);
+        // That it is accused may be this node's own fault (Lifeguard); that one says so again and again is not.
+        if self.doubter.as_ref() != Some(teller) {
+            self.doubter = Some(teller.clone());
+            self.doubted = true;
+        }
         // At most once a gossip tick, or accusers could make this node sign and spread as fast as they talk.
         let earliest = self.refuted.map_or(Time::ZERO, |last| last + self.config.gossip_interval);
         if earliest <= now.time {
@@ -405,7 +419,9 @@ impl Protocol {
         }
         self.refuted = Some(now.time);
         self.counters.refutations += 1;
-        self.awareness.unwell(1);
+        if std::mem::take(&mut self.doubted) {
+            self.awareness.unwell(1);
+        }
         self.claim_anew(now, |body| body.incarnation = body.incarnation.saturating_add(1));
     }
 

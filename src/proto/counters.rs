@@ -34,8 +34,13 @@ pub struct ProtoCounters {
     pub bytes_sent: u64,
     /// From peers that are no members; not looked at.
     pub messages_from_strangers: u64,
-    /// Messages and frames that cannot be decoded; their connections are closed.
+    /// Messages and frames that cannot be decoded. A datagram is dropped; on a stream, the connection is
+    /// closed.
     pub malformed: u64,
+    /// Parts of a later version, skipped.
+    pub parts_skipped: u64,
+    /// Things said that no honest node says; their connections are closed.
+    pub violations: u64,
     pub probes: u64,
     pub indirect_probes: u64,
     /// Probes that only a helper could complete.
@@ -45,6 +50,8 @@ pub struct ProtoCounters {
     pub probes_void: u64,
     /// Requests to ping for another that were not taken on.
     pub helps_refused: u64,
+    /// Acks and words of helpers that answer nothing: late, repeated, or made up.
+    pub answers_ignored: u64,
     pub suspicions: u64,
     pub self_checks: u64,
     /// Self-checks in which too few others answered.
@@ -56,6 +63,10 @@ pub struct ProtoCounters {
     pub late_wakeups: u64,
     /// Claims over a limit or that cannot be decoded.
     pub claims_refused: u64,
+    /// Claims not looked at, since their teller had told more than its share; anti-entropy brings them.
+    pub claims_over_budget: u64,
+    /// Accusations of an epoch or incarnation that cannot be, or by a teller that had told more than its share.
+    pub accusations_ignored: u64,
     /// Claims whose signature does not hold.
     pub claims_forged: u64,
     pub members_refused: u64,

@@ -14,6 +14,7 @@ use crate::{
     NodeId, NodeStatus,
     proto::{
         Now, Protocol, Time,
+        inbox::Part,
         members::{self, Members, Place},
         store::Lane,
         timers::Timer,
@@ -276,6 +277,12 @@ impl Protocol {
         let (head, payload) = codec::head_and_rest(body)?;
         let head: SpreadHead = codec::decode(&head)?;
         let parts = Self::spread_parts(&payload)?;
+        let is_foreign = |part: &Part| matches!(part, Part::Records(batch) if batch.source != *from);
+        if head.origin == *from && parts.iter().any(is_foreign) {
+            // A node writes only its own records, and what it passes on for others names them as the origin.
+            self.on_violation(from, "a record of another node in a batch of its own");
+            return Ok(());
+        }
         if self.spreader.handoffs.len() > HANDOFFS_MAX {
             self.counters.handoffs_refused += 1;
             return Ok(()); // not acknowledged: somebody else gets the range

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     NodeId, StateType,
-    proto::{Now, Protocol, claims::AHEAD_MAX_MS, members, ranges::Ranges, timers::Timer},
+    proto::{Now, Protocol, claims::AHEAD_MAX_MS, lamport, members, ranges::Ranges, timers::Timer},
     wire::{
         codec::Packet,
         limits,
@@ -23,6 +23,14 @@ const RANGES_MAX: usize = 8;
 const REPLY_LEN: usize = 64 * 1024;
 /// Of a hundred digests to other zones, so many are sent.
 const CROSS_ZONE_PERCENT: u8 = 2;
+
+/// How much farther than the bound a version must lie to be a lie. A node whose clock is some minutes ahead
+/// accepts what others refuse as yet, and then writes beyond it in good faith.
+const CLOCKS_DIFFER_MS: u64 = 3_600 * 1_000;
+
+fn is_far_ahead(version: u64, now: Now) -> bool {
+    version > lamport::bound(now.wall_ms.saturating_add(CLOCKS_DIFFER_MS))
+}
 
 impl Protocol {
     /// An entry of the vector has changed.
@@ -152,6 +160,9 @@ impl Protocol {
 
     /// Records from a peer, by whichever way.
     pub(super) fn take_records(&mut self, from: &NodeId, batch: &RecordBatch, now: Now) -> Vec<u64> {
+        if batch.source == *from && batch.records.iter().any(|record| is_far_ahead(record.version, now)) {
+            self.on_violation(from, "a version that no clock of the cluster can have come to");
+        }
         let mut effects = Vec::new();
         let outcome = self.store.merge(batch, now, &mut effects);
         self.counters.records_accepted += outcome.accepted;

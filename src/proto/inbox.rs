@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::{
     NodeId,
     proto::{
-        Now, Protocol,
+        Now, Output, Protocol,
         claims::{Claimed, Told},
     },
     wire::{
@@ -80,13 +80,27 @@ fn decode(kind: u8, body: &Bytes) -> Result<Part, Malformed> {
 }
 
 impl Protocol {
-    /// A message from a peer, by datagram or on its message stream.
+    /// A message from a peer on its message stream. After one that cannot be read, nothing on the stream can be
+    /// trusted.
     pub(crate) fn handle_message(&mut self, from: &NodeId, bytes: &Bytes, now: Now) {
+        if let Err(Malformed(fault)) = self.take_message(from, bytes, now) {
+            let (peer, code) = (from.clone(), CloseCode::PROTOCOL_VIOLATION);
+            self.outputs.push_back(Output::Close { peer, code, reason: fault });
+        }
+    }
+
+    /// A message from a peer in a datagram. One that cannot be read is dropped, as if it had been lost: no
+    /// other depends on it.
+    pub(crate) fn handle_datagram(&mut self, from: &NodeId, bytes: &Bytes, now: Now) {
+        let _ = self.take_message(from, bytes, now); // it is counted
+    }
+
+    fn take_message(&mut self, from: &NodeId, bytes: &Bytes, now: Now) -> Result<(), Malformed> {
         self.enter(now);
         self.counters.messages_received += 1;
         if *from == self.me || self.members.get(from).is_none() {
             self.counters.messages_from_strangers += 1;
-            return;
+            return Ok(());
         }
         let parts = codec::parts(bytes).and_then(|parts| {
             if parts.len() > PARTS_MAX {
@@ -99,11 +113,15 @@ impl Protocol {
             parts.into_iter().try_for_each(|part| self.handle_part(from, part, now))
         });
         self.acknowledge(from);
-        if let Err(Malformed(fault)) = result {
-            self.counters.malformed += 1;
-            let (peer, code) = (from.clone(), CloseCode::PROTOCOL_VIOLATION);
-            self.outputs.push_back(super::Output::Close { peer, code, reason: fault });
-        }
+        self.counters.malformed += u64::from(result.is_err());
+        result
+    }
+
+    /// Ends the connection of a peer that has said what no honest node says.
+    pub(super) fn on_violation(&mut self, peer: &NodeId, reason: &'static str) {
+        self.counters.violations += 1;
+        let code = CloseCode::PROTOCOL_VIOLATION;
+        self.outputs.push_back(Output::Close { peer: peer.clone(), code, reason });
     }
 
     fn handle_part(&mut self, from: &NodeId, part: Part, now: Now) -> Result<(), Malformed> {
@@ -158,7 +176,8 @@ impl Protocol {
             Part::Accusation(accusation) => self.hear_accusation(from, &accusation, now),
             Part::Records(batch) => drop(self.take_records(from, &batch, now)),
             Part::Forget(forget) => drop(self.bury_forgotten(&forget, now)),
-            _ => debug_assert!(matches!(part, Part::Unknown), "only news is delivered"),
+            Part::Unknown => self.counters.parts_skipped += 1,
+            _ => debug_assert!(false, "only news is delivered"),
         }
     }
 }

@@ -184,7 +184,12 @@ impl Protocol {
         }
         // A ping that went into a dead connection proves nothing: who has reset it may have just come back.
         self.forget_probes_of(peer);
-        self.probe_now(peer, now);
+        if code == CloseCode::RATE_LIMITED {
+            // It was there; and a dial at once would be refused.
+            self.members.note(peer, |member| member.failed_dials = member.failed_dials.saturating_add(1));
+        } else {
+            self.probe_now(peer, now);
+        }
         self.plan_dial(peer, now);
     }
 

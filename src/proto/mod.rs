@@ -19,6 +19,7 @@ pub(crate) mod fixtures;
 #[cfg(feature = "sim")]
 pub(crate) mod formed;
 mod gossip;
+mod hearsay;
 mod inbox;
 #[cfg(any(test, feature = "fuzzing"))]
 mod invariants;
@@ -57,6 +58,7 @@ use self::{
     awareness::Awareness,
     confirm::Confirm,
     dissemination::Spreader,
+    hearsay::Hearsay,
     lists::Lists,
     members::{Member, Members},
     probe::{Check, Pinged, Probe},
@@ -111,6 +113,11 @@ pub(crate) struct Protocol {
     /// The incarnation to be refuted, if a refutation waits for its tick.
     refute_above: Option<u64>,
     refuted: Option<Time>,
+    /// Who told the accusation that was refuted last.
+    doubter: Option<NodeId>,
+    /// Whether that was another than the time before.
+    doubted: bool,
+    hearsay: Hearsay,
     conflict_told: Option<Time>,
     /// When this node last went beyond a later life of its own that others told of.
     surpassed: Option<Time>,
@@ -184,6 +191,9 @@ impl Protocol {
             links: 0,
             refute_above: None,
             refuted: None,
+            doubter: None,
+            doubted: false,
+            hearsay: Hearsay::default(),
             conflict_told: None,
             surpassed: None,
             needed: BTreeMap::new(),
@@ -295,6 +305,7 @@ impl Protocol {
         self.members.level_graves(reclaim * 2, now.time);
         self.pings.retain(|_, ping| now.time.since(ping.sent()) < PING_AGE_MAX);
         self.needed.retain(|_, asked| now.time.since(*asked) < PING_AGE_MAX);
+        self.hearsay.sweep(now.time);
         self.store.collect(now);
         self.sweep_lists(now);
     }
@@ -399,6 +410,15 @@ impl Protocol {
     pub(crate) fn counters(&self) -> ProtoCounters {
         let (health_score, records_held) = (self.awareness.score(), self.store.len());
         ProtoCounters { health_score, records_held, ..self.counters.clone() }
+    }
+
+    /// How many records have come, whatever became of them.
+    pub(crate) fn records_taken(&self) -> u64 {
+        let counters = &self.counters;
+        counters.records_accepted
+            + counters.records_superseded
+            + counters.records_known
+            + counters.records_refused
     }
 
     /// Hashes of the member table and of the store: equal nodes have equal ones.

@@ -344,7 +344,8 @@ impl Protocol {
     pub(super) fn on_ack(&mut self, from: &NodeId, ack: &Ack, now: Now) {
         self.compare(from, &ack.digests, now);
         if self.pings.get(&ack.seq).is_none_or(|ping| ping.to != *from) {
-            return; // late, repeated, or made up
+            self.counters.answers_ignored += 1; // late, repeated, or made up
+            return;
         }
         let Some(ping) = self.pings.remove(&ack.seq) else { return };
         if !ping.cold {
@@ -376,6 +377,11 @@ impl Protocol {
 
     /// Another asks this node to ping for it.
     pub(super) fn on_ping_req(&mut self, from: &NodeId, request: &PingReq, now: Now) {
+        if !self.may_tell(from, now) {
+            // Not even an answer: whoever asks so often would have this node ping for it without end.
+            self.counters.helps_refused += 1;
+            return;
+        }
         if request.target == self.me || !self.members.is_live(&request.target) || self.helps() >= HELPS_MAX {
             self.counters.helps_refused += 1;
             self.send_part(from, kind::NACK, &Nack { seq: request.seq });
@@ -407,6 +413,8 @@ impl Protocol {
         let probe = self.probes.get_mut(&nack.seq);
         if let Some(nacked) = probe.and_then(|probe| probe.helpers.get_mut(from)) {
             *nacked = true;
+        } else {
+            self.counters.answers_ignored += 1;
         }
     }
 
@@ -415,6 +423,7 @@ impl Protocol {
         // Numbers can be guessed: only who was asked has a say.
         let asked = self.probes.get(&reached.seq).is_some_and(|probe| probe.helpers.contains_key(from));
         if !asked {
+            self.counters.answers_ignored += 1;
             return;
         }
         if let Some(probe) = self.take_probe(reached.seq) {
@@ -426,6 +435,10 @@ impl Protocol {
 
     /// Another suspects a node and asks this one to look.
     pub(super) fn on_solicit(&mut self, from: &NodeId, solicit: &Solicit, now: Now) {
+        if !self.may_tell(from, now) {
+            self.counters.helps_refused += 1;
+            return;
+        }
         let accusation = Accusation {
             node_id: solicit.node_id.clone(),
             epoch: solicit.epoch,

@@ -38,8 +38,8 @@ const FRAMES_AHEAD: usize = 4;
 /// The length of a frame of records or claims, about.
 const FRAME_LEN: usize = 64 * 1024;
 /// Exchanges that peers may have with this node at a time, and those it begins.
-const INBOUND_MAX: usize = 2;
-const OUTBOUND_MAX: usize = 2;
+const INBOUND_MAX: usize = limits::EXCHANGES_MAX;
+const OUTBOUND_MAX: usize = limits::EXCHANGES_MAX;
 /// An exchange without progress for so long is given up; what arrived counts.
 const STALLED: Duration = Duration::from_secs(10);
 /// A peer that brings what this node lacks is waited for before another is asked for the same: for the first
@@ -329,7 +329,7 @@ impl Protocol {
                     }
                     self.end_if_complete(stream, now);
                 }
-                kind if kind >= codec::OPTIONAL_FROM => {}
+                kind if kind >= codec::OPTIONAL_FROM => self.counters.parts_skipped += 1,
                 _ => return Err(Malformed("a part that does not belong on a sync stream")),
             }
         }

@@ -1,7 +1,7 @@
 //! Every bound that a peer, a file or a caller can meet, and the check of a value that nothing has decoded
 //! yet. Knows no message.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::Error;
 
@@ -35,6 +35,52 @@ pub(crate) const CHAIN_LEN_MAX: usize = 16 * 1024;
 /// of 16 bytes, which take 35 bytes each. It goes as one message on the peer's message stream, and must fit a
 /// frame there.
 pub(crate) const LIST_LEN_MAX: usize = FRAME_LEN_MAX - 1024;
+// What one peer may use of this node, beside sizes. Who is over a budget is not read until there is something
+// in it again; what has no flow control of its own (datagrams) ends the connection if that goes on.
+
+/// Datagrams of a peer: so many a second, so many at once.
+pub(crate) const DATAGRAMS: (u32, u32) = (5_000, 10_000);
+/// What this node sends itself to a peer at most; what goes beyond takes the message stream, which the peer's
+/// reading holds back. Below [`DATAGRAMS`], since two clocks differ and a path may hold things up.
+pub(crate) const DATAGRAMS_SENT: (u32, u32) = (4_000, 8_000);
+/// Records of a peer outside of exchanges.
+pub(crate) const RECORDS: (u32, u32) = (100_000, 200_000);
+/// What a peer tells of others: claims, accusations, requests to look at one. A cluster that starts at once
+/// has a node's share of a thousand claims to tell.
+pub(crate) const HEARSAY: (u32, u32) = (200, 2_000);
+/// Streams that a peer opens.
+pub(crate) const STREAMS: (u32, u32) = (20, 40);
+/// Streams that a peer has open: one for messages, the rest for exchanges and echoes.
+pub(crate) const STREAMS_OPEN_MAX: u32 = 8;
+/// Exchanges that peers may have with this node at a time, one of each peer, and those it begins.
+pub(crate) const EXCHANGES_MAX: usize = 2;
+/// Handshakes that begin from one address. The burst lets the nodes of one test machine in at once.
+pub(crate) const HANDSHAKES: (u32, u32) = (20, 64);
+/// Handshakes that begin from all addresses, a second and at once.
+pub(crate) const HANDSHAKES_ALL: u32 = 500;
+/// Connections that are not welcomed yet.
+pub(crate) const UNWELCOMED_MAX: usize = 1_024;
+/// From so many handshakes of unproven addresses on, an address is proved first.
+pub(crate) const UNVALIDATED_MAX: usize = 64;
+
+/// How long a handshake may take.
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a hello may take after it.
+pub(crate) const HELLO: Duration = Duration::from_secs(2);
+/// For a stream's first byte, and for the rest of a frame's header once it began.
+pub(crate) const HEADER: Duration = Duration::from_secs(2);
+/// For a frame's body, and for writing one.
+pub(crate) const FRAME: Duration = Duration::from_secs(10);
+/// How long an exchange may stand still in both directions.
+pub(crate) const STILL: Duration = Duration::from_secs(30);
+/// From this age on, an exchange must have moved [`EXCHANGE_RATE`] on average.
+pub(crate) const EXCHANGE_AGE: Duration = Duration::from_secs(60);
+/// Bytes a second, both directions together.
+pub(crate) const EXCHANGE_RATE: u64 = 1_024;
+/// How long a peer may stay over its budget of datagrams.
+pub(crate) const OVER_BUDGET: Duration = Duration::from_secs(2);
+/// For how long a peer that was closed for it is not let in again; twice as long each time.
+pub(crate) const PENALTY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Refuses tags over a limit, and one without a name.
 pub(crate) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! Certificates that `Authority` would never issue, and bare QUIC peers that show them: what the door must
 //! refuse.
 
+#![allow(dead_code, reason = "not every test binary uses all of it")]
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::{
@@ -31,9 +32,9 @@ pub(crate) struct Mint(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key.
 pub(crate) struct Certificate {
-    chain: Vec<CertificateDer<'static>>,
-    key: KeyPair,
-    pem: String,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: KeyPair,
+    pub(crate) pem: String,
 }
 
 impl Mint {
@@ -93,17 +94,7 @@ pub(crate) fn uri(text: &str) -> SanType {
 /// How a member's door shut on a bare client that shows `shown`, or nothing: the code, whether it is a QUIC
 /// application's (else a TLS alert's), and the reason.
 pub(crate) async fn knock(door: SocketAddr, shown: Option<&Certificate>, alpn: &str) -> (u64, bool, String) {
-    let config = rustls::ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody));
-    let mut config = match shown {
-        None => config.with_no_client_auth(),
-        Some(shown) => config.with_client_auth_cert(shown.chain.clone(), secret(shown)).unwrap(),
-    };
-    config.alpn_protocols = vec![alpn.into()];
-    let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
+    let config = quinn::crypto::rustls::QuicClientConfig::try_from(client(shown, &[alpn])).unwrap();
     let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let connecting =
         endpoint.connect_with(quinn::ClientConfig::new(Arc::new(config)), door, "phalanx.cluster").unwrap();
@@ -125,8 +116,23 @@ pub(crate) async fn knock(door: SocketAddr, shown: Option<&Certificate>, alpn: &
     }
 }
 
-/// A listener that shows `shown` to whoever dials, and lets everybody in.
-pub(crate) fn listen(shown: &Certificate) -> (quinn::Endpoint, SocketAddr) {
+/// What a bare client tells rustls: it trusts anybody, and shows `shown` or nothing.
+pub(crate) fn client(shown: Option<&Certificate>, alpn: &[&str]) -> rustls::ClientConfig {
+    let config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody));
+    let mut config = match shown {
+        None => config.with_no_client_auth(),
+        Some(shown) => config.with_client_auth_cert(shown.chain.clone(), secret(shown)).unwrap(),
+    };
+    config.alpn_protocols = alpn.iter().map(|name| (*name).into()).collect();
+    config
+}
+
+/// What a bare listener tells rustls: it trusts anybody who shows something.
+pub(crate) fn server(shown: &Certificate) -> rustls::ServerConfig {
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -134,7 +140,12 @@ pub(crate) fn listen(shown: &Certificate) -> (quinn::Endpoint, SocketAddr) {
         .with_single_cert(shown.chain.clone(), secret(shown))
         .unwrap();
     config.alpn_protocols = vec![b"phalanx/1".to_vec()];
-    let config = quinn::crypto::rustls::QuicServerConfig::try_from(config).unwrap();
+    config
+}
+
+/// A listener that shows `shown` to whoever dials, and lets everybody in.
+pub(crate) fn listen(shown: &Certificate) -> (quinn::Endpoint, SocketAddr) {
+    let config = quinn::crypto::rustls::QuicServerConfig::try_from(server(shown)).unwrap();
     let config = quinn::ServerConfig::with_crypto(Arc::new(config));
     let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let address = endpoint.local_addr().unwrap();
@@ -148,7 +159,7 @@ pub(crate) fn listen(shown: &Certificate) -> (quinn::Endpoint, SocketAddr) {
     (endpoint, address)
 }
 
-fn secret(shown: &Certificate) -> PrivateKeyDer<'static> {
+pub(crate) fn secret(shown: &Certificate) -> PrivateKeyDer<'static> {
     PrivateKeyDer::Pkcs8(shown.key.serialize_der().into())
 }
 

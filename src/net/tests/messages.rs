@@ -147,3 +147,66 @@ async fn loss_and_a_small_path_stop_nobody() {
     }
     until(|| lock(&b.host.messages).len() == 20).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_that_drips_is_ended() {
+    let world = world(Weather::default());
+    let (a, b) = (world.node("a"), world.node("server"));
+    a.transport.dial_seed(b.address()).await.unwrap();
+    let conn = lock(&a.transport.shared.pool).current(&id("server")).unwrap();
+    let (mut send, _recv) = conn.connection.open_bi().await.unwrap();
+    send.write_all(&[stream::EXCHANGE]).await.unwrap();
+    let begun = clock::monotonic();
+    // Each frame is whole and in time, and all of them bring nothing.
+    while send.write_all(b"\0\0\0\x01x").await.is_ok() {
+        sleep(Duration::from_secs(5)).await;
+        assert!(begun.elapsed() < Duration::from_secs(120), "it goes on for ever");
+    }
+    assert!(begun.elapsed() >= crate::wire::limits::EXCHANGE_AGE);
+    assert_eq!(send.stopped().await.unwrap(), Some(close::varint(CloseCode::TOO_SLOW)));
+    assert_eq!((b.transport.counters().streams_too_slow, b.admitted()), (1, 1));
+    world.serves(&b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_faster_than_its_budget_is_not_read_then_closed_then_kept_away() {
+    let world = world(Weather::default());
+    let (a, b) = (world.node("a"), world.node("server"));
+    a.transport.dial_seed(b.address()).await.unwrap();
+    let conn = lock(&a.transport.shared.pool).current(&id("server")).unwrap();
+    while conn.connection.close_reason().is_none() {
+        for _ in 0..200 {
+            let _ = conn.connection.send_datagram(Bytes::from_static(b"x"));
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    until(|| a.host.said("disconnected server 0x23 over 5000 datagrams a second") == 1).await;
+    let counters = b.transport.counters();
+    assert!(counters.reads_paused > 0 && counters.datagrams_received >= 10_000, "{counters:?}");
+    assert_eq!(counters.closed["rate-limited"], 1);
+    let error = a.transport.dial_seed(b.address()).await.unwrap_err().to_string();
+    assert!(error.contains("it may come back in") && error.contains("0x23"), "{error}");
+    // Nor is it dialled from here.
+    b.transport.dial(&id("a"), a.address());
+    until(|| b.host.said("dial-failed a") == 1).await;
+    sleep(Duration::from_secs(1)).await;
+    a.transport.dial_seed(b.address()).await.unwrap();
+    world.serves(&b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_that_the_peer_would_not_read_goes_on_the_stream() {
+    let world = world(Weather::default());
+    let (a, b) = (world.node("a"), world.node("b"));
+    a.transport.dial_seed(b.address()).await.unwrap();
+    let mut sent = 0;
+    for round in 0..400 {
+        for _ in 0..100 {
+            sent += usize::from(a.transport.send(&id("b"), Bytes::from_static(b"x")));
+        }
+        sleep(Duration::from_millis(if round < 300 { 10 } else { 100 })).await;
+    }
+    until(|| lock(&b.host.messages).len() == sent).await;
+    assert!(a.transport.counters().datagrams_held_back > 0);
+    assert_eq!((b.transport.counters().reads_paused, a.admitted()), (0, 1));
+}

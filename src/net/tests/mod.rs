@@ -61,8 +61,9 @@ impl Host for TestHost {
         self.note(format!("dial-failed {peer} {why}"));
     }
 
-    fn message(&self, from: &NodeId, bytes: Bytes) {
+    fn message(&self, from: &NodeId, bytes: Bytes, _way: Way) -> usize {
         lock(&self.messages).push((from.clone(), bytes));
+        0
     }
 
     fn stream(&self, _peer: &NodeId, stream: StreamId, event: StreamEvent) {

@@ -242,7 +242,7 @@ impl Protocol {
             let doubted = row.standing != Standing::Alive;
             if *id == self.me {
                 if doubted && !member.body.left {
-                    self.refute(row.incarnation, now);
+                    self.refute(row.incarnation, peer, now);
                 }
             } else if status == NodeStatus::Alive && doubted {
                 let accusation = Accusation {
