@@ -55,7 +55,10 @@ mod stats;
 mod wire;
 
 #[cfg(feature = "authority")]
-pub use self::identity::{Authority, Validity};
+pub use self::identity::{
+    Authority, Certificate, Inspected, InspectedCertificate, InspectedKey, InspectedList, InspectedRequest,
+    Issued, RequestPaths, Rotation, Shown, SigningRequest, Standing, Validity, Waiting,
+};
 pub use self::{
     cluster::Cluster,
     config::{Config, TlsConfig},

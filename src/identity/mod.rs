@@ -26,7 +26,10 @@ use rustls::{
 };
 
 #[cfg(feature = "authority")]
-pub use self::authority::{Authority, Validity};
+pub use self::authority::{
+    Authority, Certificate, Inspected, InspectedCertificate, InspectedKey, InspectedList, InspectedRequest,
+    Issued, RequestPaths, Rotation, Shown, SigningRequest, Standing, Validity, Waiting,
+};
 use self::file::{CRL_LEN_MAX, Draft, PEM_LEN_MAX, fault, named};
 pub(crate) use self::{
     signer::Signer,
@@ -235,6 +238,22 @@ impl Identity {
         &self.own.name.cluster
     }
 
+    /// The serial number of the node's certificate, in hexadecimal without leading zeros.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[cfg(feature = "authority")] {
+    /// # use phalanx::{Authority, NodeId};
+    /// let (authority, id) = (Authority::generate("edge")?, NodeId::new("lb-1")?);
+    /// assert_ne!(authority.issue(&id)?.serial(), authority.renew(&id)?.serial());
+    /// # }
+    /// # Ok::<(), phalanx::Error>(())
+    /// ```
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.own.serial
+    }
+
     /// When the certificate chain expires. From then on peers close their connections to the node.
     ///
     /// # Examples
@@ -244,7 +263,7 @@ impl Identity {
     /// # use std::time::{Duration, SystemTime};
     /// let identity = Authority::generate("edge")?.issue(&NodeId::new("lb-1")?)?;
     /// let left = identity.not_after().duration_since(SystemTime::now()).unwrap();
-    /// assert!(left > Duration::from_secs(89 * 86_400)); // 90 days, unless asked for otherwise
+    /// assert!(left > Duration::from_secs(80 * 86_400)); // about 90 days, unless asked for otherwise
     /// # }
     /// # Ok::<(), phalanx::Error>(())
     /// ```

@@ -8,7 +8,9 @@ mod authority;
 mod claims;
 mod commands;
 mod files;
+mod requests;
 mod revocation;
+mod rotation;
 
 use std::{
     fs,
