@@ -37,6 +37,7 @@
 
 mod cluster;
 mod config;
+mod doctor;
 mod driver;
 mod error;
 mod event;
@@ -62,6 +63,7 @@ pub use self::identity::{
 pub use self::{
     cluster::Cluster,
     config::{Config, TlsConfig},
+    doctor::Diagnosis,
     driver::{
         CloseInfo, ConnectionInfo, EventStream, Explanation, Started, StateStream, Status, Subscription,
         Synced,
