@@ -1,6 +1,7 @@
 //! Who this node is, and whom it lets in: `Identity` (here), the CA that makes them (`authority`), the name
 //! in a certificate (`spiffe`), whether a peer's chain may enter (`trust`), signatures on claims (`signer`).
-//! Below them: `file`, `pem`, `x509`, `crl`, and `examine` for a doctor. Never touches a socket, and shows a key to nobody.
+//! Below them: `file`, `pem`, `x509`, `crl`, and `examine` for a doctor. Never touches a socket, and shows a
+//! key to nobody.
 
 #[cfg(feature = "authority")]
 mod authority;
