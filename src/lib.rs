@@ -40,6 +40,7 @@ compile_error!("phalanx needs one of the features `aws-lc-rs` (the default) and 
 
 mod cluster;
 mod config;
+mod doctor;
 mod driver;
 mod error;
 mod event;
@@ -61,10 +62,14 @@ mod stats;
 mod wire;
 
 #[cfg(feature = "authority")]
-pub use self::identity::{Authority, Validity};
+pub use self::identity::{
+    Authority, Certificate, Inspected, InspectedCertificate, InspectedKey, InspectedList, InspectedRequest,
+    Issued, RequestPaths, Rotation, Shown, SigningRequest, Standing, Validity, Waiting,
+};
 pub use self::{
     cluster::Cluster,
     config::{Config, TlsConfig},
+    doctor::Diagnosis,
     driver::{
         CloseInfo, ConnectionInfo, EventStream, Explanation, Started, StateStream, Status, Subscription,
         Synced,

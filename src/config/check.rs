@@ -57,6 +57,16 @@ impl Config {
         }
     }
 
+    /// Every fault, the identity if it could be loaded, and warnings: for who wants to know all of it and not
+    /// to start.
+    pub(crate) fn examine(&self) -> (Vec<ConfigFault>, Option<Identity>, Vec<String>) {
+        let mut faults = Faults::default();
+        self.find_faults(&mut faults);
+        let identity = if self.enabled { self.find_identity(&mut faults) } else { None };
+        self.find_node_id(identity.as_ref(), &mut faults);
+        (faults.0, identity, self.warnings())
+    }
+
     /// Every fault that shows without reading a file.
     pub(super) fn faults(&self) -> Vec<ConfigFault> {
         let mut faults = Faults::default();

@@ -158,6 +158,19 @@ impl Config {
         path: &Path,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Error> {
+        let (config, faults) = Self::load_leniently(path, variables)?;
+        config.unless(Faults(faults))
+    }
+
+    /// What a file and an environment come to, and every fault of form in them; a setting in fault has its
+    /// default.
+    ///
+    /// # Errors
+    /// [`Error::File`] if there is nothing to read.
+    pub(crate) fn load_leniently(
+        path: &Path,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<(Self, Vec<ConfigFault>), Error> {
         let bytes = read_bounded(path, FILE_LEN_MAX)?;
         let text = std::str::from_utf8(&bytes).map_err(|error| {
             let line = line_at(&bytes, error.valid_up_to());
@@ -173,7 +186,7 @@ impl Config {
         let mut config = Self::default();
         read_toml(text, Some(path), &mut config, &mut faults);
         read_variables(variables, &mut config, &mut faults);
-        config.unless(faults)
+        Ok((config, faults.0))
     }
 
     /// [`with_env`](Self::with_env) with an environment of the caller's.

@@ -410,14 +410,14 @@ impl Worker {
         let mut rejected = 0;
         while records.peek().is_some() {
             let slice: Vec<_> = records.by_ref().take(OFFER_LEN).collect();
-            match self.offer(slice.clone()) {
+            match self.offer(&slice) {
                 Some(Ok(_)) => continue,
                 Some(Err(_)) => {}
                 None => return false,
             }
             // One bad record spoils its batch, not its neighbours.
             for record in slice {
-                match self.offer(vec![record]) {
+                match self.offer(&[record]) {
                     Some(Ok(_)) => {}
                     Some(Err(error)) => {
                         rejected += 1;
@@ -435,9 +435,9 @@ impl Worker {
     }
 
     /// Offers records to the core, as soon as there is room for them; `None` if it does not run.
-    fn offer(&self, records: Vec<SyncableState>) -> Option<Result<usize, Error>> {
+    fn offer(&self, records: &[SyncableState]) -> Option<Result<usize, Error>> {
         loop {
-            let result = self.driver.upgrade()?.offer(records.clone())?;
+            let result = self.driver.upgrade()?.offer(records.to_vec())?;
             if !matches!(result, Err(Error::Overloaded { .. })) {
                 return Some(result);
             }

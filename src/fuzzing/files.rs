@@ -189,7 +189,7 @@ fn own() -> Result<Own, Error> {
         trust: Trust::new(&identity, Policy::default())?,
         ca: authority.ca_pem(),
         cert,
-        key: armour_key(identity.key()).into_bytes(),
+        key: identity.secret().map(armour_key).unwrap_or_default().into_bytes(),
         crl: authority.crl_pem(),
         identity,
     })

@@ -138,7 +138,7 @@ impl<'a> Input<'a> {
             }
             232..=239 => String::new(),
             240..=247 => "t".repeat(limits::TYPE_LEN_MAX + usize::from(self.below(2))),
-            _ => self.text(limits::TYPE_LEN_MAX as u16),
+            _ => self.text(64),
         };
         TypeName { per_node: name == "mine" || self.rarely(), name }
     }
@@ -378,7 +378,7 @@ impl<'a> Input<'a> {
             1 => packet.push(kind::ACK, &Ack { seq: self.number(), digests: self.digests() }),
             2 => {
                 let (seq, target) = (self.number(), self.node());
-                packet.push(kind::PING_REQ, &PingReq { seq, target, nack_ms: self.number() as u32 });
+                packet.push(kind::PING_REQ, &PingReq { seq, target, nack_ms: u32::from(self.byte()) });
             }
             3 => packet.push(kind::NACK, &Nack { seq: self.number() }),
             4 => packet.push(kind::REACHED, &Reached { seq: self.number() }),

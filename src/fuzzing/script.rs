@@ -387,8 +387,7 @@ impl World {
 impl End {
     fn write(&mut self, input: &mut Input<'_>, now: Now) {
         let (state_type, key, value) = (input.state_type(), input.own_key(), input.own_value());
-        let mut options = Options::default();
-        options.urgent = input.flag();
+        let mut options = Options { urgent: input.flag(), ..Options::default() };
         if input.below(4) == 3 {
             options.ttl = Some(Duration::from_millis(input.number()));
         }

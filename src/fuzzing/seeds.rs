@@ -109,6 +109,10 @@ fn one_of_each(wanted: &[u8], make: impl Fn(&mut Input<'_>) -> Bytes) -> Vec<Byt
     found
 }
 
+#[expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method is of one lifetime, the closure of any"
+)]
 fn messages() -> Vec<Vec<u8>> {
     let mut seen = BTreeSet::new();
     let real = talk().0.into_iter().filter(|packet| seen.insert(kinds(packet)));
@@ -117,9 +121,22 @@ fn messages() -> Vec<Vec<u8>> {
     real.chain(made).map(|packet| [&[0], &packet[..]].concat()).collect()
 }
 
+#[expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method is of one lifetime, the closure of any"
+)]
 fn frames() -> Vec<Vec<u8>> {
-    let wanted =
-        [kind::OPEN, kind::WANTS, kind::COVERS, kind::DONE, kind::CLAIM, kind::FORGET, kind::RECORDS];
+    let wanted = [
+        kind::OPEN,
+        kind::WANTS,
+        kind::COVERS,
+        kind::DONE,
+        kind::CLAIM,
+        kind::FORGET,
+        kind::RECORDS,
+        kind::BYGONE,
+        kind::ANEW,
+    ];
     let made = one_of_each(&wanted, |input| input.frame());
     let streams = talk().1.into_iter().chain([made]);
     streams

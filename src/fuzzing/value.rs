@@ -110,7 +110,7 @@ fn read(bytes: &[u8], depth: usize) -> Option<(Tree, &[u8])> {
         }
         0xca => {
             let (bits, rest) = number(rest, 4)?;
-            (Tree::Float(f64::from(f32::from_bits(bits as u32)).to_bits()), rest)
+            (Tree::Float(f64::from(f32::from_bits(u32::try_from(bits).ok()?)).to_bits()), rest)
         }
         0xcb => {
             let (bits, rest) = number(rest, 8)?;
@@ -124,7 +124,7 @@ fn read(bytes: &[u8], depth: usize) -> Option<(Tree, &[u8])> {
             let width = 1 << (marker - 0xd0);
             let (number, rest) = number(rest, width)?;
             let unused = 64 - 8 * width;
-            (Tree::Whole(((number << unused) as i64 >> unused).into()), rest)
+            (Tree::Whole(((number << unused).cast_signed() >> unused).into()), rest)
         }
         0xd4..=0xd8 => (Tree::Odd, take(rest, 1 + (1 << (marker - 0xd4)))?.1),
         0xd9..=0xdb => {
@@ -253,7 +253,7 @@ impl Serialize for Tree {
             Self::Flag(flag) => serializer.serialize_bool(*flag),
             Self::Whole(number) => match u64::try_from(*number) {
                 Ok(number) => serializer.serialize_u64(number),
-                Err(_) => serializer.serialize_i64(*number as i64),
+                Err(_) => serializer.serialize_i64(i64::try_from(*number).unwrap_or(i64::MIN)),
             },
             Self::Float(bits) => serializer.serialize_f64(f64::from_bits(*bits)),
             Self::Text(text) => serializer.serialize_str(text),

@@ -118,14 +118,14 @@ fn mode_fault(mode: u32, uid: u32) -> Option<String> {
 }
 
 /// A file to be written.
-pub(super) struct Draft {
-    pub(super) name: &'static str,
+pub(super) struct Draft<'a> {
+    pub(super) name: &'a str,
     pub(super) bytes: Vec<u8>,
     /// Only the owner may read it. Wiped from memory once it is written.
     pub(super) secret: bool,
 }
 
-impl Drop for Draft {
+impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if self.secret {
             self.bytes.zeroize();
@@ -135,7 +135,7 @@ impl Drop for Draft {
 
 /// Writes files into `dir`, which is made if it is missing. Each is whole or as it was before, whenever the
 /// process is killed: all are written beside their targets first, then renamed in the order given.
-pub(super) fn write_all(dir: &Path, drafts: &[Draft]) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn write_all(dir: &Path, drafts: &[Draft<'_>]) -> Result<Vec<PathBuf>, Error> {
     prepare(dir)?;
     let mut pending = Vec::with_capacity(drafts.len());
     for draft in drafts {
@@ -179,7 +179,7 @@ struct Pending {
 }
 
 impl Pending {
-    fn write(dir: &Path, draft: &Draft) -> Result<Self, Error> {
+    fn write(dir: &Path, draft: &Draft<'_>) -> Result<Self, Error> {
         let target = dir.join(draft.name);
         let temporary = dir.join(format!(".{}.{}.tmp", draft.name, uuid::Uuid::new_v4().simple()));
         // `create_new`: never through a link that someone else put there.

@@ -77,6 +77,61 @@ pub(super) fn revocation_lists(
     Ok(found)
 }
 
+/// The one signing request in a file.
+#[cfg(feature = "authority")]
+pub(super) fn signing_request(pem: &[u8], what: &str) -> Result<Vec<u8>, Error> {
+    let items = items(pem, what, "openssl req -inform DER")?;
+    let held = describe(&items);
+    let mut requests = items.into_iter().filter_map(|item| match item {
+        Item::Csr(der) => Some(der.to_vec()),
+        _ => None,
+    });
+    match (requests.next(), requests.next()) {
+        (Some(request), None) => Ok(request),
+        (Some(_), Some(_)) => {
+            Err(fault(what, "it holds more than one signing request", "sign one at a time"))
+        }
+        (None, _) => Err(fault(
+            what,
+            format!("it holds no signing request, but {held}"),
+            "name the PEM file that phalanx node csr wrote",
+        )),
+    }
+}
+
+/// One block of a file.
+#[cfg(feature = "authority")]
+pub(super) enum Block {
+    Certificate(CertificateDer<'static>),
+    List(CertificateRevocationListDer<'static>),
+    Request(Vec<u8>),
+    Key(PrivateKeyDer<'static>),
+}
+
+/// All blocks of these kinds in a file that must hold at least one.
+#[cfg(feature = "authority")]
+pub(super) fn blocks(pem: &[u8], what: &str) -> Result<Vec<Block>, Error> {
+    let items = items(pem, what, "openssl x509 -inform DER")?;
+    let held = describe(&items);
+    let blocks: Vec<_> = items
+        .into_iter()
+        .filter_map(|item| match item {
+            Item::X509Certificate(der) => Some(Block::Certificate(der)),
+            Item::Crl(der) => Some(Block::List(der)),
+            Item::Csr(der) => Some(Block::Request(der.to_vec())),
+            Item::Pkcs1Key(key) => Some(Block::Key(key.into())),
+            Item::Pkcs8Key(key) => Some(Block::Key(key.into())),
+            Item::Sec1Key(key) => Some(Block::Key(key.into())),
+            _ => None,
+        })
+        .collect();
+    if blocks.is_empty() {
+        let remedy = "name a file with a certificate, revocation list, signing request or unencrypted key";
+        return Err(fault(what, format!("nothing in it can be shown, it holds {held}"), remedy));
+    }
+    Ok(blocks)
+}
+
 fn items(pem: &[u8], what: &str, converter: &str) -> Result<Vec<Item>, Error> {
     if pem.iter().all(u8::is_ascii_whitespace) {
         return Err(fault(what, "it is empty", "name the right file"));

@@ -9,7 +9,7 @@ use std::{
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::{
     certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, public_key::PublicKey,
-    revocation_list::CertificateRevocationList, time::ASN1Time,
+    revocation_list::CertificateRevocationList, time::ASN1Time, x509::SubjectPublicKeyInfo,
 };
 
 /// What a certificate says of itself.
@@ -29,6 +29,9 @@ pub(super) struct Facts {
     pub(super) key: Vec<u8>,
     /// Its subject's name in DER.
     pub(super) subject: Vec<u8>,
+    /// Its issuer's name in DER.
+    #[cfg_attr(not(feature = "authority"), expect(dead_code, reason = "an authority looks for its own"))]
+    pub(super) issuer: Vec<u8>,
 }
 
 /// Reads a certificate; `Err` says what is wrong with it.
@@ -45,10 +48,17 @@ pub(super) fn facts(der: &CertificateDer<'_>) -> Result<Facts, String> {
         is_ca: constraints.is_some_and(|constraints| constraints.value.ca),
         may_sign: usage.is_none_or(|usage| usage.value.digital_signature()),
         has_purposes: purposes.is_some(),
-        weakness: weakness(&certificate),
+        weakness: key_weakness(certificate.public_key()),
         key: certificate.public_key().subject_public_key.data.to_vec(),
         subject: certificate.subject().as_raw().to_vec(),
+        issuer: certificate.issuer().as_raw().to_vec(),
     })
+}
+
+/// A certificate's public key with its algorithm, in DER (`SubjectPublicKeyInfo`).
+#[cfg(feature = "authority")]
+pub(super) fn key_info(der: &CertificateDer<'_>) -> Result<Vec<u8>, String> {
+    Ok(parse(der)?.public_key().raw.to_vec())
 }
 
 /// The URIs among a certificate's names, and whether any name is of a form that cannot be read.
@@ -69,7 +79,7 @@ pub(super) fn uris(der: &CertificateDer<'_>) -> Result<(Vec<String>, bool), Stri
     Ok((uris, invalid))
 }
 
-fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
+pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err("more bytes follow the certificate".into()),
@@ -78,10 +88,9 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String>
 }
 
 /// Keys that were once in use and prove nothing any more, or that this library cannot check.
-fn weakness(certificate: &X509Certificate<'_>) -> Option<String> {
+pub(super) fn key_weakness(info: &SubjectPublicKeyInfo<'_>) -> Option<String> {
     const P224: &str = "1.3.132.0.33";
     const P192: &str = "1.2.840.10045.3.1.1";
-    let info = certificate.public_key();
     let curve = info.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
     match (info.parsed(), curve.map(|oid| oid.to_id_string()).as_deref()) {
         (Ok(PublicKey::RSA(key)), _) => {

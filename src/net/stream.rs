@@ -80,10 +80,8 @@ pub(crate) async fn read_frame(
     match begun.map_err(|_| Fault::Lost)? {
         0 => return Ok(None),
         read => {
-            _ = timeout(HEADER, recv.read_exact(&mut header[read..]))
-                .await
-                .map_err(|_| Fault::TooSlow)?
-                .map_err(|_| Fault::Lost)?
+            let rest = timeout(HEADER, recv.read_exact(&mut header[read..])).await;
+            rest.map_err(|_| Fault::TooSlow)?.map_err(|_| Fault::Lost)?;
         }
     }
     let size = u32::from_be_bytes(header) as usize;

@@ -165,12 +165,12 @@ fn rows() -> impl Strategy<Value = Vec<MemberRow>> {
 fn wants() -> impl Strategy<Value = Wants> {
     let types = (many(type_name()), many(number()), many(type_name()));
     (types, dots(), dots(), some(rows()), any::<bool>()).prop_map(
-        |((types, digests, compared), vectors, held, members, last)| Wants {
+        |((types, digests, compared), held, vectors, members, last)| Wants {
             types,
             digests,
             compared,
-            vectors,
             held,
+            vectors,
             members,
             last,
         },

@@ -9,7 +9,9 @@ mod claims;
 mod commands;
 mod files;
 mod keys;
+mod requests;
 mod revocation;
+mod rotation;
 
 use std::{
     fs,

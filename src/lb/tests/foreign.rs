@@ -189,17 +189,19 @@ fn later(of: impl Serialize) -> Value {
     value(&fields)
 }
 
+/// Tells a table something that it can read.
+fn tell<H: Heart>(table: &mut H, of: StateType, value: Value) {
+    table.set_live(live(0, 3), Moment::ZERO, &mut quiet());
+    table.tell(&put(of, "b", value, 1, 1), Moment::ZERO, &mut quiet());
+    assert_eq!(table.unreadable(), 0);
+}
+
 #[test]
 fn a_field_more_than_this_version_knows_is_read_over() {
     let mut health = Opinions::new(Judge::new(HealthRules::default()), id(0));
     let mut circuits = Opinions::new(Circuits(CircuitRule::MostSevere), id(0));
     let (mut drains, mut counters) = (Drained::new(id(0)), Counted::new(id(0)));
     let breaker = Breaker { state: CircuitState::Open, error_rate: 0.5, period: secs(1) };
-    fn tell<H: Heart>(table: &mut H, of: StateType, value: Value) {
-        table.set_live(live(0, 3), Moment::ZERO, &mut quiet());
-        table.tell(&put(of, "b", value, 1, 1), Moment::ZERO, &mut quiet());
-        assert_eq!(table.unreadable(), 0);
-    }
     tell(&mut health, StateType::HEALTH, later(Health::healthy()));
     tell(&mut circuits, StateType::CIRCUIT_BREAKER, later(breaker));
     tell(&mut drains, StateType::DRAIN, later(Drain::new("web", "alice", "")));

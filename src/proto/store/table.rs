@@ -484,7 +484,7 @@ impl Table {
         let mut dots = vec![BTreeMap::new(); self.lives.len()];
         let (mut index, mut expiries, mut tombstones) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for (number, slot) in self.slots.from(0) {
-            let held = self.at_number(Some(number)).unwrap();
+            let held = Held { life: &self.lives[slot.life as usize], slot };
             live += usize::from(!held.is_deleted());
             match held.fate() {
                 Fate::Stays => digest = digest.wrapping_add(self.record_hash(held)),
