@@ -59,11 +59,11 @@ fn run(options: &[&str]) -> Result<(), String> {
     let mut mutator = Mutator::new(seed, kept);
     let targets: Vec<_> =
         TARGETS.iter().enumerate().filter(|(_, (name, _))| only.is_none_or(|only| only == *name)).collect();
-    let share =
-        Duration::try_from_secs_f64(seconds / targets.len() as f64).map_err(|error| error.to_string())?;
+    let whole = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+    let share = whole / u32::try_from(targets.len()).unwrap_or(1);
     let mut all = 0_u64;
     for (number, (name, _)) in targets {
-        let (begun, mut runs) = (now(), 0);
+        let (begun, mut runs) = (now(), 0_u64);
         while begun.elapsed() < share {
             mutator.run(number, 16).map_err(|fault| {
                 let path = keep(fault.target, &fault.input);
@@ -76,7 +76,8 @@ fn run(options: &[&str]) -> Result<(), String> {
             runs += 16;
         }
         all += runs;
-        println!("{name}: {runs} executions, {:.0} a second", runs as f64 / begun.elapsed().as_secs_f64());
+        let rate = u128::from(runs) * 1_000 / begun.elapsed().as_millis().max(1);
+        println!("{name}: {runs} executions, {rate} a second");
     }
     println!("{all} executions in all, seed {seed}: no fault");
     Ok(())

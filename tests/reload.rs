@@ -5,7 +5,6 @@
 
 mod common;
 #[path = "common/mint.rs"]
-#[allow(dead_code, reason = "only its authority is needed here")]
 mod mint;
 
 use std::{
@@ -320,7 +319,8 @@ async fn a_peers_certificate_that_ends_closes_its_connection_unless_it_is_renewe
     let certificate = |name: &str| seen[&id(name)].certificate_end.unwrap();
     assert!(end.duration_since(certificate("ends")).unwrap() < Duration::from_secs(1), "in whole seconds");
     assert_eq!(seen[&id("ends")].days_left(now), Some(0));
-    assert_eq!(seen[&id("n0")].days_left(now), Some(89), "this node's own");
+    let own_days = seen[&id("n0")].days_left(now).unwrap();
+    assert!((80..90).contains(&own_days), "this node's own: up to a tenth less than 90, by chance");
     let logs: Vec<_> = fleet.iter().map(Log::of).collect();
     let own = Log::of(&ends);
     ends.broadcast("routes", "x", "y").unwrap();

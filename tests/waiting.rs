@@ -22,7 +22,7 @@ fn at_once<T>(waiting: impl Future<Output = T>) -> T {
     waiting.now_or_never().expect("it must not wait")
 }
 
-async fn assert_nobody_waits_at(cluster: &Cluster, drains: &Drains) {
+fn assert_nobody_waits_at(cluster: &Cluster, drains: &Drains) {
     for limit in [Duration::ZERO, HOURS, Duration::MAX] {
         let errors = [
             at_once(cluster.wait_synced(limit)).unwrap_err(),
@@ -45,10 +45,10 @@ async fn assert_nobody_waits_at(cluster: &Cluster, drains: &Drains) {
 async fn without_a_node_nobody_waits_before_the_start_nor_after_the_stop() {
     let cluster = Cluster::new(node(&authority(), "a", &[])).unwrap();
     let drains = Drains::attach(&cluster).unwrap();
-    assert_nobody_waits_at(&cluster, &drains).await;
+    assert_nobody_waits_at(&cluster, &drains);
     cluster.start().await.unwrap();
     cluster.stop().await.unwrap();
-    assert_nobody_waits_at(&cluster, &drains).await;
+    assert_nobody_waits_at(&cluster, &drains);
 }
 
 #[tokio::test]
@@ -78,7 +78,9 @@ async fn a_limit_of_zero_is_answered_with_what_is_known() {
     let late = wait().await.unwrap_err().to_string();
     assert!(late.contains("waiting for n0, n1, n2"), "{late}");
     until("all know", || drains.iter().all(|table| !table.is_active("b7"))).await;
-    drains.iter().for_each(|table| table.complete("b7").unwrap());
+    for table in &drains {
+        table.complete("b7").unwrap();
+    }
     until("all are done", || drains[0].status("b7").waiting_for.is_empty()).await;
     assert!(wait().await.is_ok(), "it is drained already");
 }

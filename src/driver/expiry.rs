@@ -107,7 +107,6 @@ mod tests {
 
     #[test]
     fn the_end_is_told_thirty_seven_and_one_days_before_and_of_a_short_life_as_much_later() {
-        let authority = Authority::generate("edge").unwrap();
         // Certificates count whole seconds.
         let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let milli = Duration::from_millis(1);
@@ -118,6 +117,8 @@ mod tests {
             (70 * hour, [30 * hour, 7 * hour, hour]),
         ] {
             let validity = Validity::between(begin, begin + life);
+            // One authority would begin a second certificate of one node a second later.
+            let authority = Authority::generate("edge").unwrap();
             let identity = authority.issue_for(&NodeId::new("a").unwrap(), validity).unwrap();
             let at = |left: Duration| phase(&identity, begin + life - left);
             assert_eq!(at(life), (Phase::Good, Some(life.saturating_sub(notices[0]) + 10 * milli)));

@@ -272,6 +272,7 @@ impl Protocol {
             Timer::Gossip => self.gossip(now),
             Timer::PushPull => self.push_pull(now),
             Timer::Stalled(stream) => self.give_up_stalled(stream),
+            Timer::AskNext => self.ask_next(),
             Timer::Confirm(ticket) => self.ask_again(ticket, now),
             Timer::Leave => self.end_leave(),
             Timer::Expire => self.expire(now),

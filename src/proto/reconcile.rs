@@ -47,6 +47,8 @@ const STALLED: Duration = Duration::from_secs(10);
 const WAIT_FOR_RATE: u128 = 256 * 1024;
 const WAIT_FOR_FIRST: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked whether it still does.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// The first wait after an exchange that differing digests caused; it doubles up to the push-pull interval.
 const EARLY_MIN: Duration = Duration::from_secs(1);
 /// How soon a node that is not synced tries another peer.
@@ -193,17 +195,19 @@ impl Protocol {
     /// Asks one peer after the other for what is missing: two would both send the same. So whoever began, and
     /// however many did, what a node lacks comes once. A peer that brings little is not waited for, or it
     /// could keep the others from being asked.
-    fn ask_next(&mut self) {
+    pub(super) fn ask_next(&mut self) {
         loop {
             let now = self.entered;
-            if self.exchanges.values().any(|exchange| exchange.is_worth_waiting_for(now)) {
-                return;
-            }
             let mut waiting = self.exchanges.iter();
             let Some(stream) = waiting.find(|(_, exchange)| exchange.waits()).map(|(stream, _)| *stream)
             else {
                 return;
             };
+            if self.exchanges.values().any(|exchange| exchange.is_worth_waiting_for(now)) {
+                // A peer that falls silent gives no occasion to look again.
+                self.timers.set_by(Timer::AskNext, now + ASK_AGAIN);
+                return;
+            }
             self.say_wants(stream);
         }
     }

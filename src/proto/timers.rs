@@ -40,6 +40,8 @@ pub(crate) enum Timer {
     PushPull,
     /// An exchange has stalled.
     Stalled(StreamId),
+    /// Another peer may have to be asked for what is missing.
+    AskNext,
     /// A confirmation asks again, or ends.
     Confirm(u64),
     /// A leave has had its time.

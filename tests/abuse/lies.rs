@@ -137,7 +137,7 @@ async fn w17_nobody_forgets_or_covers_what_another_has_written() {
     let everything: wire::Dots = (("kept".into(), false), "n1".into(), info.epoch, vec![(1, 1 << 62)]);
     let open =
         message(wire::OPEN, &(0_u64, 0_u64, vec![(("kept", false), 1_u64)], Vec::<(String, bool)>::new()));
-    let covers = message(wire::COVERS, &(vec![everything],));
+    let covers = message(wire::COVERS, &(vec![everything], vec![u64::MAX]));
     let (mut send, mut recv) = peer.stream(wire::EXCHANGE, &wire::frame(&open)).await;
     send.write_all(&wire::frame(&covers)).await.unwrap();
     assert!(read_frame(&mut recv).await.is_some());

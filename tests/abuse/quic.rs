@@ -311,8 +311,10 @@ async fn q08_an_exchange_cut_anywhere_keeps_what_arrived_whole() {
     }
     // Told again as a whole, the rest is there, and the exchange ends as any.
     let completed = world.stats().gossip.counters.exchanges_completed;
-    let wants =
-        wire::message(wire::WANTS, &(Vec::<(String, bool)>::new(), Vec::<wire::Dots>::new(), (), true));
+    let wants = {
+        let (types, dots) = (Vec::<(String, bool)>::new(), Vec::<wire::Dots>::new());
+        wire::message(wire::WANTS, &(&types, Vec::<u64>::new(), &types, &dots, &dots, (), true))
+    };
     let frames =
         [differs, records(&peer, 399, "cut-3"), wants, wire::packet(&[wire::raw_part(wire::DONE, &[])])];
     let (mut send, mut recv) = peer.stream(wire::EXCHANGE, &[]).await;

@@ -106,15 +106,11 @@ impl Protocol {
                 self.frame_wants(stream, &Wants { members: Some(rows.to_vec()), ..Wants::default() });
             }
         }
-        for state_type in &types {
-            let vector = self.store.vector(state_type);
-            self.frame_dots(stream, state_type, vector, |vectors| Wants { vectors, ..Wants::default() });
-        }
+        let vectors = types.iter().map(|of| (of.clone(), self.store.vector(of))).collect();
+        self.frame_dots(stream, vectors, |vectors| Wants { vectors, ..Wants::default() });
         let compared = self.begin_to_compare(stream, &types);
-        for state_type in &compared {
-            let held = self.store.held_dots(state_type);
-            self.frame_dots(stream, state_type, held, |held| Wants { held, ..Wants::default() });
-        }
+        let held = compared.iter().map(|of| (of.clone(), self.store.held_dots(of))).collect();
+        self.frame_dots(stream, held, |held| Wants { held, ..Wants::default() });
         let wants = Wants {
             types: types.iter().map(Into::into).collect(),
             digests: types.iter().map(|of| self.store.digest(of)).collect(),
@@ -126,21 +122,22 @@ impl Protocol {
         self.finish_if_said(stream);
     }
 
-    /// Tells dots in as many frames as they need.
+    /// Tells dots in as few frames as hold them: the transport bounds how many wait.
     fn frame_dots(
         &mut self,
         stream: StreamId,
-        state_type: &StateType,
-        vector: Vector,
+        vectors: Vec<(StateType, Vector)>,
         wants: impl Fn(Vec<Dots>) -> Wants,
     ) {
         let mut dots = Vec::new();
-        for ((source, epoch), ranges) in vector {
-            for ranges in ranges.to_wire().chunks(RANGES_PER_ENTRY) {
-                let (state_type, source) = (state_type.into(), source.clone());
-                dots.push(Dots { state_type, source, epoch, ranges: ranges.to_vec() });
-                if is_full(&dots) {
-                    self.frame_wants(stream, &wants(std::mem::take(&mut dots)));
+        for (state_type, vector) in vectors {
+            for ((source, epoch), ranges) in vector {
+                for ranges in ranges.to_wire().chunks(RANGES_PER_ENTRY) {
+                    let (state_type, source) = ((&state_type).into(), source.clone());
+                    dots.push(Dots { state_type, source, epoch, ranges: ranges.to_vec() });
+                    if is_full(&dots) {
+                        self.frame_wants(stream, &wants(std::mem::take(&mut dots)));
+                    }
                 }
             }
         }

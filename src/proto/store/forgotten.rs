@@ -31,7 +31,8 @@ enum Step {
         per_node: bool,
         slices: usize,
     },
-    /// Every tombstone goes.
+    /// Every tombstone goes, once the node has learnt what its writer knew: it is kept for far longer than that
+    /// takes.
     Forget {
         node: usize,
     },
@@ -200,19 +201,36 @@ impl World {
                 self.exchange(from, to, &Self::of(per_node), slices);
             }
             Step::Exchange { .. } => {}
-            Step::Forget { node } => _ = self.stores[node].collect(at(0)),
+            Step::Forget { node } => {
+                for (from, per_node) in self.buried(node) {
+                    self.exchange(from, node, &Self::of(per_node), 99);
+                }
+                self.stores[node].collect(at(0));
+            }
         }
     }
 
-    /// All meet until nothing changes any more.
-    fn settle(&mut self) {
-        let pairs = || (0..NAMES.len()).flat_map(|from| (0..NAMES.len()).map(move |to| (from, to)));
-        for _ in 0..6 {
-            for (from, to) in pairs().filter(|(from, to)| from != to) {
-                for of in [shared(), owned()] {
-                    self.exchange(from, to, &of, 99);
-                    self.heal(from, to, &of);
-                }
+    /// Whose tombstones a node holds, other than its own.
+    fn buried(&self, node: usize) -> BTreeSet<(usize, bool)> {
+        let mut buried = BTreeSet::new();
+        for per_node in [false, true] {
+            let Some(table) = self.stores[node].tables.get(&Self::of(per_node)) else { continue };
+            for (_, held) in table.from(0).filter(|(_, held)| held.is_deleted()) {
+                let writer = NAMES.iter().position(|name| *name == held.source().as_str());
+                buried.extend(writer.filter(|writer| *writer != node).map(|writer| (writer, per_node)));
+            }
+        }
+        buried
+    }
+
+    /// All meet, in any order, often enough.
+    fn settle(&mut self, seed: u64) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for _ in 0..150 {
+            let (from, to) = (rng.usize(..NAMES.len()), rng.usize(..NAMES.len()));
+            for of in [shared(), owned()].iter().filter(|_| from != to) {
+                self.exchange(from, to, of, 99);
+                self.heal(from, to, of);
             }
         }
     }
@@ -220,14 +238,14 @@ impl World {
 
 #[test]
 fn whenever_tombstones_are_forgotten_nothing_deleted_comes_back_nothing_else_goes_and_all_agree() {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2_000);
-    proptest!(ProptestConfig::with_cases(cases), |(steps in steps())| {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(500);
+    proptest!(ProptestConfig::with_cases(cases), |(steps in steps(), order: u64)| {
         let mut world = World::new();
         for step in steps {
             world.step(&step);
             world.stores.iter().for_each(Store::check);
         }
-        world.settle();
+        world.settle(order);
         world.stores.iter().for_each(Store::check);
         for store in &world.stores {
             prop_assert_eq!(view_of(store), view_of(&world.stores[0]));

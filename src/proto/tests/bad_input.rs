@@ -221,6 +221,11 @@ fn one_peer_is_asked_after_the_other_and_who_brings_little_holds_up_nobody() {
     a.handle_stream(&id(b.0), b.1, StreamInput::Frame(drip), at(1_100));
     assert_eq!(asked(&mut a), [6]);
     let mut a = opened();
+    a.handle_timeout(at(900));
+    assert_eq!(asked(&mut a), [0; 0]);
+    a.handle_timeout(at(1_300));
+    assert_eq!(asked(&mut a), [6], "it said nothing at all");
+    let mut a = opened();
     a.handle_disconnected(&id("b"), CloseCode::UNSPECIFIED, false, at(500));
     assert_eq!(asked(&mut a), [6]);
 }

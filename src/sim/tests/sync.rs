@@ -4,6 +4,7 @@ use super::{ms, secs, settled};
 use crate::{
     NodeId, StateType, SyncableState, Value,
     sim::{World, seeds},
+    wire::limits,
 };
 
 const OF: StateType = StateType::CONNTRACK;
@@ -129,5 +130,20 @@ fn a_joiner_that_is_cut_off_half_way_does_not_begin_anew() {
         assert_eq!(held(world, &joiner), RECORDS as usize);
         let received = received(world, &joiner);
         assert!(received <= u64::from(RECORDS) * 105 / 100, "{received} records");
+    });
+}
+
+#[test]
+fn a_joiner_is_told_of_every_type_there_may_be() {
+    seeds(0..1, |world| {
+        let nodes = settled(world, 2);
+        for number in 0..limits::TYPES_MAX {
+            world.broadcast(&nodes[0], &StateType::shared(format!("t{number}")), "k", "v");
+        }
+        world.run(secs(3));
+        let joiner = world.start(1).remove(0);
+        world.run_to_agreement(secs(30));
+        let last = StateType::shared(format!("t{}", limits::TYPES_MAX - 1));
+        assert_eq!(world.text(&joiner, &last, "k").as_deref(), Some("v"));
     });
 }
