@@ -3,12 +3,10 @@
 
 use std::path::Path;
 
-use rustls::crypto::aws_lc_rs;
-
 use super::{
     SpiffeName,
     file::{self, CRL_LEN_MAX, PEM_LEN_MAX, fault, named},
-    pem, roots, x509,
+    pem, provider, roots, x509,
 };
 use crate::Error;
 
@@ -45,7 +43,7 @@ pub(crate) fn fault_in_key(path: &Path) -> Option<Error> {
         Ok(key) => key,
         Err(error) => return Some(error),
     };
-    let error = aws_lc_rs::sign::any_supported_type(&key).err()?;
+    let error = provider().key_provider.load_private_key(key).err()?;
     Some(fault(what, format!("it cannot be used ({error})"), "use a key for ECDSA on P-256"))
 }
 

@@ -13,7 +13,10 @@ use std::{
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream};
-use rustls::crypto::aws_lc_rs;
+#[cfg(feature = "aws-lc-rs")]
+use rustls::crypto::aws_lc_rs as backend;
+#[cfg(not(feature = "aws-lc-rs"))]
+use rustls::crypto::ring as backend;
 
 use crate::{
     mint::{Certificate, client, secret, server},
@@ -130,7 +133,7 @@ impl Mask {
     pub(crate) fn sign(&self, body: &ClaimBody) -> SignedClaim {
         let body = wire::encode(body);
         let message = [b"phalanx claim v1\0", self.cluster.as_bytes(), b"\0", &body].concat();
-        let key = aws_lc_rs::sign::any_supported_type(&secret(&self.shown)).unwrap();
+        let key = backend::sign::any_supported_type(&secret(&self.shown)).unwrap();
         let signer = key.choose_scheme(&[rustls::SignatureScheme::ECDSA_NISTP256_SHA256]).unwrap();
         let scheme = u16::from(signer.scheme()).to_be_bytes();
         let signature = [&scheme[..], &signer.sign(&message).unwrap()].concat();

@@ -8,10 +8,14 @@ use std::{
 };
 
 use quinn::crypto::rustls::QuicClientConfig;
+#[cfg(feature = "aws-lc-rs")]
+use rustls::crypto::aws_lc_rs as backend;
+#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+use rustls::crypto::ring as backend;
 use rustls::{
     DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
@@ -43,7 +47,7 @@ pub(crate) fn certificate(address: &str) -> Result<CertificateDer<'static>, Stri
 }
 
 async fn shown_by(address: SocketAddr) -> Result<CertificateDer<'static>, String> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(backend::default_provider());
     let witness = Arc::new(Witness { provider: Arc::clone(&provider), shown: Mutex::default() });
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])

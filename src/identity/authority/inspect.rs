@@ -8,7 +8,7 @@ use std::{
 
 use rcgen::{KeyPair, PublicKeyData};
 use rustls::{
-    crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+    CipherSuite, SupportedCipherSuite,
     pki_types::{CertificateDer, PrivateKeyDer},
 };
 use x509_parser::{
@@ -28,7 +28,7 @@ use crate::{
         SpiffeName, crl,
         file::{self, CRL_LEN_MAX, fault, named},
         pem::{self, Block},
-        x509,
+        provider, x509,
     },
 };
 
@@ -283,8 +283,11 @@ fn plain(text: &str) -> String {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    // The hash of a cipher suite that this library always has.
-    let hash = TLS13_AES_128_GCM_SHA256.tls13().map(|suite| suite.common.hash_provider.hash(bytes));
+    // The hash of a cipher suite that every provider has.
+    let provider = provider();
+    let mut suites = provider.cipher_suites.iter().filter_map(SupportedCipherSuite::tls13);
+    let suite = suites.find(|suite| suite.common.suite == CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let hash = suite.map(|suite| suite.common.hash_provider.hash(bytes));
     hash.map_or_else(String::new, |hash| x509::hex(hash.as_ref()))
 }
 
