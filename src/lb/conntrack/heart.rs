@@ -421,14 +421,16 @@ impl Flows {
 
     /// Goes on with an own claim of before this node restarted, or before the table was attached.
     fn resume(&mut self, key: FlowKey, claim: Claim, now: Moment, changes: &mut Changes<FlowView>) {
-        let is_held = self.entries.get(&key).is_some_and(|entry| entry.own.is_some());
-        if is_held || self.withdrawn.contains(&key) {
+        let own = self.entries.get(&key).and_then(|entry| entry.own);
+        // Its claims of before may come back in any order: the store tells a later one after an earlier.
+        if own.is_some_and(|own| !own.resumed) || self.withdrawn.contains(&key) {
             return;
         }
         let me = self.live.me.clone();
-        self.counts.own += 1;
+        self.counts.own += usize::from(own.is_none());
         let reading = self.reading;
         self.change(&key, changes, |entry| {
+            entry.forget(&me);
             entry.claims.push(Said { node: me, claim, reading });
             entry.own = Some(Own {
                 since: now,

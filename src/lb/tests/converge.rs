@@ -126,9 +126,51 @@ fn health_ends_the_same(rule: &HealthRule, steps: &[Step]) -> Result<(), TestCas
     Ok(())
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+fn every_flow_ends_with_one_owner(steps: &[Step]) -> Result<(), TestCaseError> {
+    let rules = sharing_at_once();
+    let mut cluster = Cluster::new(NODES, move |me| Flows::new(rules, me, Box::new(drop)));
+    play(&mut cluster, steps, |node, what, key, now| {
+        let key = flow_key(key);
+        match what % 4 {
+            0 | 1 => _ = node.heart.insert(key, flow(), now, &mut quiet()),
+            2 => _ = node.heart.update(&key, now, &mut quiet(), |flow| flow.packets += 1),
+            _ => _ = node.heart.remove(&key, now, &mut quiet()),
+        }
+    });
+    for key in (0..3).map(flow_key) {
+        let owners: BTreeMap<_, _> = cluster
+            .nodes
+            .iter()
+            .map(|node| {
+                let view = node.heart.view(&key);
+                (node.id.clone(), view.map(|view| (view.owner, view.generation, view.is_orphaned)))
+            })
+            .collect();
+        let first = &owners[&cluster.nodes[0].id];
+        prop_assert!(owners.values().all(|owner| owner == first), "{:?}", owners);
+        prop_assert!(first.as_ref().is_none_or(|(_, _, orphaned)| !orphaned), "{:?}", first);
+        let own = cluster.nodes.iter().filter(|node| node.heart.view(&key).is_some_and(|view| view.is_own));
+        prop_assert_eq!(own.count(), usize::from(first.is_some()));
+    }
+    Ok(())
+}
 
+#[test]
+fn who_restarts_goes_on_with_the_last_that_it_said_of_a_flow_whatever_it_hears_first() {
+    use Step::*;
+    let steps = [
+        Act { node: 1, what: 192, key: 0 },
+        Deliver { from: 1, to: 0, which: 0 },
+        Act { node: 0, what: 92, key: 0 },
+        Act { node: 0, what: 51, key: 0 },
+        Deliver { from: 0, to: 4, which: 1 },
+        Deliver { from: 0, to: 1, which: 0 },
+        Restart(0),
+    ];
+    every_flow_ends_with_one_owner(&steps).unwrap();
+}
+
+proptest! {
     #[test]
     fn health_ends_the_same_at_all_under_every_rule(steps in steps(), of in 0_usize..5) {
         let rules = [
@@ -221,29 +263,8 @@ proptest! {
 
     #[test]
     fn every_flow_ends_with_one_owner_that_all_name(steps in steps()) {
-        let rules = sharing_at_once();
-        let mut cluster = Cluster::new(NODES, move |me| Flows::new(rules, me, Box::new(drop)));
-        play(&mut cluster, &steps, |node, what, key, now| {
-            let key = flow_key(key);
-            match what % 4 {
-                0 | 1 => _ = node.heart.insert(key, flow(), now, &mut quiet()),
-                2 => _ = node.heart.update(&key, now, &mut quiet(), |flow| flow.packets += 1),
-                _ => _ = node.heart.remove(&key, now, &mut quiet()),
-            }
-        });
-        for key in (0..3).map(flow_key) {
-            let owners: BTreeMap<_, _> = cluster.nodes.iter().map(|node| {
-                let view = node.heart.view(&key);
-                (node.id.clone(), view.map(|view| (view.owner, view.generation, view.is_orphaned)))
-            }).collect();
-            let first = &owners[&cluster.nodes[0].id];
-            prop_assert!(owners.values().all(|owner| owner == first), "{:?}", owners);
-            prop_assert!(first.as_ref().is_none_or(|(_, _, orphaned)| !orphaned), "{:?}", first);
-            let own = cluster.nodes.iter().filter(|node| node.heart.view(&key).is_some_and(|view| view.is_own));
-            prop_assert_eq!(own.count(), usize::from(first.is_some()));
-        }
+        every_flow_ends_with_one_owner(&steps)?;
     }
-
     #[test]
     fn flows_of_the_dead_pass_on_each_to_one_and_none_is_lost(
         count in 1_u8..60, dead in proptest::collection::btree_set(0_usize..NODES, 1..NODES), back: bool,
