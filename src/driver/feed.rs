@@ -58,6 +58,8 @@ impl<T> Feed<T> {
             state.missed += 1;
             return;
         }
+        // Who waits does so for an empty queue only; and each call to wake up costs, even where nobody sleeps.
+        let was_empty = state.items.is_empty();
         if state.missed > 0 {
             let missed = std::mem::take(&mut state.missed);
             state.items.push_back(Item::Lagged(missed));
@@ -66,7 +68,9 @@ impl<T> Feed<T> {
         state.waiting += 1;
         let waker = state.waker.take();
         drop(state);
-        self.arrived.notify_one();
+        if was_empty {
+            self.arrived.notify_one();
+        }
         if let Some(waker) = waker {
             waker.wake();
         }

@@ -15,6 +15,7 @@ use quinn::{RecvStream, SendStream};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     sync::{mpsc, oneshot},
+    task::yield_now,
     time::timeout,
 };
 
@@ -203,6 +204,7 @@ async fn read_messages(shared: &Arc<Shared>, conn: &Conn, mut recv: RecvStream) 
                     shared.counters.reads_paused.one();
                     tokio::time::sleep_until(until).await;
                 }
+                yield_now().await;
             }
             Ok(None) | Err(Fault::Lost) => break,
             Err(fault) => {
@@ -412,6 +414,7 @@ async fn write_exchange(
         shared.counters.frames_sent.one();
         shared.counters.frame_bytes_sent.add(size);
         shared.host.stream(&conn.peer, stream, StreamEvent::Sent);
+        yield_now().await;
     }
     Err(Fault::Lost)
 }
@@ -439,6 +442,8 @@ async fn read_exchange(
                 shared.counters.frames_received.one();
                 shared.counters.frame_bytes_received.add(bytes.len());
                 shared.host.stream(&conn.peer, stream, StreamEvent::Frame(bytes));
+                // A whole window of frames may have come: pings are answered between two of them.
+                yield_now().await;
             }
             Ok(None) => {
                 shared.host.stream(&conn.peer, stream, StreamEvent::Finished);
