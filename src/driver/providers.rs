@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    hash::{BuildHasher as _, RandomState},
     sync::{
         Arc, Condvar, Mutex, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -123,6 +124,7 @@ pub(super) struct Worker {
     has_thread: AtomicBool,
     counters: Counters,
     quarantine: Mutex<Quarantine>,
+    hasher: RandomState,
 }
 
 /// Records that made the provider panic: by key and source, the version that did.
@@ -205,6 +207,7 @@ impl Worker {
             has_thread: AtomicBool::new(false),
             counters: Counters::default(),
             quarantine: Mutex::default(),
+            hasher: RandomState::new(),
         }
     }
 
@@ -378,10 +381,15 @@ impl Worker {
         }
     }
 
+    /// One number in place of a version a key: it is kept from one round to the next. Whatever the order.
+    fn hash(&self, digest: &HashMap<StateKey, u64>) -> u64 {
+        digest.iter().map(|version| self.hasher.hash_one(version)).fold(0, u64::wrapping_add)
+    }
+
     /// Hands over what the provider holds, unless its digest is what it was when it last did.
-    fn ask(&self, ask: Ask, last: &mut Option<HashMap<StateKey, u64>>) {
+    fn ask(&self, ask: Ask, last: &mut Option<u64>) {
         // Before the records, so that what changes in between shows the next time.
-        let digest = self.call(StateProvider::state_digest);
+        let digest = self.call(StateProvider::state_digest).map(|digest| self.hash(&digest));
         if ask == Ask::IfChanged && (digest.is_none() || digest == *last) {
             return;
         }
