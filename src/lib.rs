@@ -38,6 +38,9 @@
 #[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
 compile_error!("phalanx needs one of the features `aws-lc-rs` (the default) and `ring`");
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod cluster;
 mod config;
 mod doctor;

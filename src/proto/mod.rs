@@ -33,7 +33,7 @@ mod ranges;
 mod reconcile;
 mod registers;
 mod schedule;
-mod store;
+pub(crate) mod store;
 mod suspicion;
 #[cfg(test)]
 mod tests;
