@@ -28,6 +28,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("proto", &["wire"]),
     ("sim", &["proto", "wire", "lb", "driver::clock"]), // its tests drive tables; how long an experiment took
     ("fuzzing", &["proto", "net", "wire", "config", "identity"]),
+    ("bench", &["proto", "wire"]),
     ("driver", &["proto", "net", "wire", "config", "identity", "stats"]),
     ("stats", &["driver", "proto", "net", "config", "identity"]),
     ("cluster", &["driver", "config", "identity", "stats", "wire::limits"]),

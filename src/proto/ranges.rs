@@ -23,6 +23,11 @@ impl Ranges {
         Some(ranges)
     }
 
+    /// Keeps the first so many ranges.
+    pub(crate) fn truncate(&mut self, most: usize) {
+        self.0.truncate(most);
+    }
+
     pub(crate) fn to_wire(&self) -> Vec<(u64, u64)> {
         self.0.clone()
     }

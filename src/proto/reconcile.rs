@@ -57,15 +57,14 @@ const JOIN_RETRY: Duration = Duration::from_millis(250);
 const SYNCED_WITH: usize = 2;
 /// Vector entries in a frame, about: each has at most some 250 bytes and its ranges.
 const ENTRIES_PER_FRAME: usize = 512;
-/// An entry with so many ranges ends its frame: 512 entries of a few ranges, or one of thousands, stay below
-/// 1 MiB.
-const RANGES_PER_FRAME: usize = 64;
-/// A longer entry is told in parts: one fits a frame with room to spare.
-const RANGES_PER_ENTRY: usize = 32_768;
+/// Ranges in a frame, about, each of at most 19 bytes.
+const RANGES_PER_FRAME: usize = 16_384;
+/// A longer entry is told in parts: one more fits a frame that has almost as many ranges already.
+const RANGES_PER_ENTRY: usize = 16_384;
 /// Vector entries that a peer may tell in one exchange, and dots that may be refused in one: more is no
 /// honest need.
 const ENTRIES_MAX: usize = 1 << 18;
-/// Ranges of all these entries together.
+/// Ranges of all these entries together; half of them of what is known, half of what is held.
 const RANGES_MAX: usize = 1 << 20;
 const REFUSED_MAX: usize = 1 << 16;
 /// Rows of the member table in a frame, each of some 160 bytes at most.
@@ -88,7 +87,8 @@ pub(super) struct Exchange {
     /// The peer's rows, once its wants are complete.
     rows: BTreeMap<NodeId, MemberRow>,
     plan: Option<Plan>,
-    /// Frames handed over and not sent yet.
+    /// Frames that wait, and how many were handed over and are not sent yet.
+    queue: VecDeque<Bytes>,
     ahead: usize,
     /// Dots whose records were refused: they stay unknown whatever the peer claims.
     refused: BTreeMap<(StateType, NodeId, u64), Ranges>,
@@ -97,6 +97,8 @@ pub(super) struct Exchange {
     compares: BTreeSet<StateType>,
     told_all: bool,
     heard_all: bool,
+    /// This side's half of the stream has been ended.
+    finished: bool,
 }
 
 /// What is still to be sent.
@@ -237,12 +239,14 @@ impl Exchange {
             ranges: 0,
             rows: BTreeMap::new(),
             plan: None,
+            queue: VecDeque::new(),
             ahead: 0,
             refused: BTreeMap::new(),
             bygone: bygone::Told::default(),
             compares: BTreeSet::new(),
             told_all: false,
             heard_all: false,
+            finished: false,
         }
     }
 }
@@ -259,6 +263,8 @@ impl Protocol {
                 if let Some(exchange) = self.exchanges.get_mut(&stream) {
                     exchange.ahead = exchange.ahead.saturating_sub(1);
                     self.progress(stream, now);
+                    self.send_queued(stream);
+                    self.finish_if_said(stream);
                     self.pump(stream, now);
                 }
             }
@@ -456,7 +462,7 @@ impl Protocol {
             let place = (state_type, dots.source.clone(), dots.epoch);
             let ranges = exchange.refused.get(&place).map_or(ranges.clone(), |refused| ranges.minus(refused));
             let (state_type, source, epoch) = place;
-            vectors.entry(state_type).or_default().insert((source, epoch), ranges);
+            vectors.entry(state_type).or_default().entry((source, epoch)).or_default().union(&ranges);
         }
         let mut forged = None;
         for (state_type, vector) in &vectors {

@@ -46,8 +46,9 @@ use crate::{
 
 /// Vector entries of one type at most: sources times their lives.
 const ENTRIES_MAX: usize = 65_536;
-/// Gaps of one entry at most; a dot that would make one more stays unknown until those before it have come.
-/// A source whose live records are sparser than that cannot be taken over by who joins.
+/// Ranges of one entry at most, beside one for each record that is held of it: those of an honest source are as
+/// sparse as it writes anew what it wrote before. A dot that would make one more stays unknown until those before
+/// it have come.
 const RANGES_MAX: usize = 32_768;
 /// The greatest sequence number.
 const SEQ_MAX: u64 = 1 << 62;
@@ -309,10 +310,10 @@ impl Store {
         if fresh.is_empty() {
             return;
         }
-        self.table(state_type).learn(&batch.source, batch.epoch, |known| {
+        self.table(state_type).learn(&batch.source, batch.epoch, |known, held| {
             fresh.retain(|record| {
                 let new = known.insert(record.seq);
-                let fits = known.len() <= RANGES_MAX;
+                let fits = known.len() <= RANGES_MAX + held;
                 if !new {
                     outcome.known += 1; // twice in one batch
                 } else if !fits {
@@ -330,10 +331,10 @@ impl Store {
             return false;
         }
         let mut new = false;
-        self.table(state_type).learn(source, epoch, |known| {
+        self.table(state_type).learn(source, epoch, |known, held| {
             let mut all = known.clone();
             all.union(dots);
-            if all.len() <= RANGES_MAX && all != *known {
+            if all.len() <= RANGES_MAX + held && all != *known {
                 *known = all;
                 new = true;
             }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ENTRIES_PER_FRAME, Exchange, FRAME_LEN, FRAMES_AHEAD, Plan, RANGES_PER_ENTRY, RANGES_PER_FRAME,
-    ROWS_PER_FRAME, SYNCED_WITH,
+    ENTRIES_PER_FRAME, Exchange, FRAME_LEN, FRAMES_AHEAD, Plan, RANGES_MAX, RANGES_PER_ENTRY,
+    RANGES_PER_FRAME, ROWS_PER_FRAME, SYNCED_WITH,
 };
 use crate::{
     EventData, EventKind, NodeId, NodeStatus, StateType,
@@ -46,18 +46,28 @@ enum Slices {
     All,
 }
 
-/// Whether a frame should take no more of a vector.
+/// Whether a frame should take no more of a vector: with one entry more it would still be below 1 MiB.
 fn is_full(vectors: &[Dots]) -> bool {
-    let ranges: usize = vectors.last().map_or(0, |last| last.ranges.len());
+    let ranges: usize = vectors.iter().map(|dots| dots.ranges.len()).sum();
     vectors.len() >= ENTRIES_PER_FRAME || ranges >= RANGES_PER_FRAME
 }
 
 /// What is sent.
 impl Protocol {
+    /// Sends a frame as soon as there is room: the transport bounds how many may wait there.
     fn frame(&mut self, stream: StreamId, packet: Packet) {
         if let Some(exchange) = self.exchanges.get_mut(&stream) {
+            exchange.queue.push_back(packet.into_bytes());
+            self.send_queued(stream);
+        }
+    }
+
+    pub(super) fn send_queued(&mut self, stream: StreamId) {
+        let Some(exchange) = self.exchanges.get_mut(&stream) else { return };
+        while exchange.ahead < FRAMES_AHEAD
+            && let Some(bytes) = exchange.queue.pop_front()
+        {
             exchange.ahead += 1;
-            let bytes = packet.into_bytes();
             self.counters.sync_bytes_sent += bytes.len() as u64;
             self.outputs.push_back(Output::Frame { stream, bytes });
         }
@@ -122,16 +132,19 @@ impl Protocol {
         self.finish_if_said(stream);
     }
 
-    /// Tells dots in as few frames as hold them: the transport bounds how many wait.
+    /// Tells dots in as few frames as hold them.
     fn frame_dots(
         &mut self,
         stream: StreamId,
         vectors: Vec<(StateType, Vector)>,
         wants: impl Fn(Vec<Dots>) -> Wants,
     ) {
-        let mut dots = Vec::new();
+        let (mut dots, mut room) = (Vec::new(), RANGES_MAX / 2);
         for (state_type, vector) in vectors {
-            for ((source, epoch), ranges) in vector {
+            for ((source, epoch), mut ranges) in vector {
+                // What is not told is sent once more.
+                ranges.truncate(room);
+                room -= ranges.len();
                 for ranges in ranges.to_wire().chunks(RANGES_PER_ENTRY) {
                     let (state_type, source) = ((&state_type).into(), source.clone());
                     dots.push(Dots { state_type, source, epoch, ranges: ranges.to_vec() });
@@ -261,7 +274,7 @@ impl Protocol {
     /// Sends the next frames, as far as there is room.
     pub(super) fn pump(&mut self, stream: StreamId, now: Now) {
         while let Some(exchange) = self.exchanges.get_mut(&stream) {
-            if exchange.ahead >= FRAMES_AHEAD || exchange.told_all {
+            if exchange.ahead >= FRAMES_AHEAD || !exchange.queue.is_empty() || exchange.told_all {
                 break;
             }
             let Some(mut plan) = exchange.plan.take() else { break };
@@ -287,9 +300,10 @@ impl Protocol {
 
     /// Ends this side's half of the stream once it has told all and asked for all. One that waits until another
     /// peer has answered asks after it has told.
-    fn finish_if_said(&mut self, stream: StreamId) {
-        let said = |exchange: &Exchange| exchange.told_all && exchange.asked.is_some();
-        if self.exchanges.get(&stream).is_some_and(said) {
+    pub(super) fn finish_if_said(&mut self, stream: StreamId) {
+        let Some(exchange) = self.exchanges.get_mut(&stream) else { return };
+        let said = exchange.told_all && exchange.asked.is_some() && exchange.queue.is_empty();
+        if said && !std::mem::replace(&mut exchange.finished, true) {
             self.outputs.push_back(Output::Finish { stream });
         }
     }
@@ -314,8 +328,8 @@ impl Protocol {
         let (batches, more) = self.store.delta(&part.of, &part.theirs, FRAME_LEN, now);
         for batch in &batches {
             let known = part.theirs.entry((batch.source.clone(), batch.epoch)).or_default();
-            for record in &batch.records {
-                known.insert(record.seq);
+            if let Some(last) = batch.records.last() {
+                known.insert_range(1, last.seq); // the slices go up; what is written meanwhile lies above
             }
             packet.push(kind::RECORDS, batch);
         }
@@ -338,7 +352,7 @@ impl Protocol {
         loop {
             let first = match &part.bygone {
                 Slices::All => return false,
-                Slices::None if !self.store.is_below_floor(&part.of, &part.theirs) => return false,
+                Slices::None if !self.store.is_below_floor(&part.of, &part.first) => return false,
                 Slices::None => None,
                 Slices::UpTo(cursor) => Some(cursor),
             };
@@ -360,16 +374,15 @@ impl Protocol {
             if had.is_some_and(|had| ranges.minus(had).is_empty()) {
                 continue;
             }
-            covers.floors.push(self.store.floor(&part.of, &source, epoch));
-            covers.vectors.push(Dots {
-                state_type: (&part.of).into(),
-                source,
-                epoch,
-                ranges: ranges.to_wire(),
-            });
-            if is_full(&covers.vectors) {
-                packet.push(kind::COVERS, &std::mem::take(&mut covers));
-                frames.push(std::mem::replace(&mut packet, Packet::new()));
+            let floor = self.store.floor(&part.of, &source, epoch);
+            for ranges in ranges.to_wire().chunks(RANGES_PER_ENTRY) {
+                let (state_type, source) = ((&part.of).into(), source.clone());
+                covers.floors.push(floor);
+                covers.vectors.push(Dots { state_type, source, epoch, ranges: ranges.to_vec() });
+                if is_full(&covers.vectors) {
+                    packet.push(kind::COVERS, &std::mem::take(&mut covers));
+                    frames.push(std::mem::replace(&mut packet, Packet::new()));
+                }
             }
         }
         packet.push(kind::COVERS, &covers);
@@ -379,12 +392,12 @@ impl Protocol {
 
     pub(super) fn end_if_complete(&mut self, stream: StreamId, now: Now) {
         let complete =
-            self.exchanges.get(&stream).is_some_and(|exchange| exchange.told_all && exchange.heard_all);
-        if !complete {
+            |exchange: &Exchange| exchange.told_all && exchange.heard_all && exchange.queue.is_empty();
+        if !self.exchanges.get(&stream).is_some_and(complete) {
             return;
         }
         let Some(exchange) = self.drop_exchange(stream) else { return };
-        if exchange.asked.is_none() {
+        if !exchange.finished {
             // The peer has said that it has no more to say, before it was asked.
             self.outputs.push_back(Output::Finish { stream });
         }

@@ -105,7 +105,7 @@ impl Store {
         let (me, epoch) = (self.config.me.clone(), self.config.epoch);
         let size = key.len() + record.value.len() + RECORD_OVERHEAD;
         let state = record.to_state(state_type, key);
-        self.table(state_type).learn(&me, epoch, |known| _ = known.insert(seq));
+        self.table(state_type).learn(&me, epoch, |known, _| _ = known.insert(seq));
         self.place(state_type, key, &record, effects);
         self.outbox.push(state_type, &key.into(), seq, size, urgent);
         state

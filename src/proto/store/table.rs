@@ -238,12 +238,12 @@ impl Table {
         life.floor = life.floor.max(floor.min(life.known.max().unwrap_or(0)));
     }
 
-    /// Changes what is known of a source's epoch.
-    pub(super) fn learn(&mut self, source: &NodeId, epoch: u64, change: impl FnOnce(&mut Ranges)) {
+    /// Changes what is known of a source's epoch; told how many records of it are held.
+    pub(super) fn learn(&mut self, source: &NodeId, epoch: u64, change: impl FnOnce(&mut Ranges, usize)) {
         let number = self.life_number(source, epoch) as usize;
         let mut known = std::mem::take(&mut self.lives[number].known);
         self.digest = self.digest.wrapping_sub(self.entry_hash(source, epoch, &known));
-        change(&mut known);
+        change(&mut known, self.lives[number].dots.len());
         self.digest = self.digest.wrapping_add(self.entry_hash(source, epoch, &known));
         self.lives[number].known = known;
     }
@@ -310,7 +310,7 @@ impl Table {
             let lives: Vec<_> =
                 self.numbers.keys().filter(|(source, epoch)| !keeps(source, *epoch)).cloned().collect();
             for (source, epoch) in lives {
-                self.learn(&source, epoch, |known| *known = Ranges::default());
+                self.learn(&source, epoch, |known, _| *known = Ranges::default());
                 let number = self.life_number(&source, epoch) as usize;
                 self.lives[number].floor = 0;
             }

@@ -288,7 +288,7 @@ fn a_peer_cannot_make_more_gaps_than_the_bound() {
     let mut b = store("b");
     let outcome = merge(&mut b, &batch);
     assert_eq!((outcome.accepted, outcome.refused.len()), (32_768, 1_232));
-    let gaps = Ranges::from_wire(&(1..34_000).map(|n| (n * 2, n * 2)).collect::<Vec<_>>()).unwrap();
+    let gaps = Ranges::from_wire(&(1..70_000).map(|n| (n * 2, n * 2)).collect::<Vec<_>>()).unwrap();
     let claim = Vector::from([((id("a"), EPOCH), gaps)]);
     b.cover(&routes(), &claim, at(0));
     assert_eq!(b.ranges(&routes(), &id("a"), EPOCH).len(), 32_768);
@@ -548,4 +548,28 @@ fn an_accepted_version_is_applied_once() {
             }
         }
     });
+}
+
+#[test]
+fn a_source_whose_live_records_are_sparse_is_taken_over_whole() {
+    let (mut a, mut b) = (store("a"), store("b"));
+    let count = 70_000;
+    for number in (0..count).chain((0..count).step_by(2)) {
+        let key = number.to_string();
+        a.put(&routes(), &key, value(1), None, false, at(0), &mut Vec::new());
+    }
+    // Every other dot of the first writes has no record any more.
+    let (batches, more) = a.delta(&routes(), &Vector::new(), usize::MAX, at(0));
+    assert!(!more);
+    for batch in &batches {
+        for slice in batch.records.chunks(1_000) {
+            let slice = RecordBatch { records: slice.to_vec(), ..batch.clone() };
+            let outcome = b.merge(&slice, at(0), &mut Vec::new());
+            assert_eq!((outcome.accepted, outcome.refused), (slice.records.len() as u64, Vec::new()));
+        }
+    }
+    assert!(b.ranges(&routes(), &id("a"), EPOCH).len() > RANGES_MAX);
+    b.cover(&routes(), &a.vector(&routes()), at(0));
+    assert_eq!((b.len(), b.digest(&routes())), (a.len(), a.digest(&routes())));
+    b.check();
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     Options, StateType, Value,
-    proto::{Protocol, StreamInput, lamport, tests_support::*},
+    proto::{Protocol, StreamInput, lamport, ranges::Ranges, tests_support::*},
     wire::{
         StreamId,
         message::{Bygone, Covers, Dots, Open, RecordBatch, TypeName, Wants, WireRecord, kind},
@@ -114,6 +114,24 @@ fn who_was_told_that_it_knows_what_it_never_had_is_sent_it_anew() {
     assert_eq!(b.store.digest(&routes()), a.store.digest(&routes()));
     assert!(a.counters().digests_unexplained + b.counters().digests_unexplained > 0);
     assert_eq!(a.counters().records_healed + b.counters().records_healed, 1);
+}
+
+#[test]
+fn who_knows_of_more_gaps_than_may_be_told_syncs_all_the_same() {
+    let (mut a, mut b) = pair();
+    let ranges: Vec<_> = (1..=32_768).map(|gap| (gap * 2, gap * 2)).collect();
+    for source in 0..40 {
+        // As many ranges in all as would be refused at once: what is told is cut.
+        let told = Dots { source: id(&format!("s{source:02}")), ..dots(false, &a, &ranges) };
+        let vector = [((told.source, told.epoch), Ranges::from_wire(&ranges).unwrap())];
+        b.store.cover(&routes(), &vector.into(), at(60));
+    }
+    put(&mut a, 7, 100);
+    b.broadcast(&routes(), "y", Value::encode(&8).unwrap(), Options::default(), at(100)).unwrap();
+    wire(&mut a, &mut b, &[kind::SPREAD, kind::NEWS]).run(100, 30_000);
+    assert_eq!((a.counters().malformed, b.counters().malformed), (0, 0));
+    assert_eq!((number(&b), a.get(&routes(), "y").is_some()), (Some(7), true));
+    assert_eq!(b.store.vector(&routes()), a.store.vector(&routes()));
 }
 
 #[test]
