@@ -14,7 +14,7 @@ use std::{
 const VOCABULARY: [&str; 5] = ["node", "state", "event", "provider", "error"];
 
 /// What each part may use besides itself and the vocabulary; `a::b` allows that one module of `a`.
-const MAY_USE: [(&str, &[&str]); 17] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("node", &[]),
     ("state", &["wire::limits", "driver::clock"]), // the bounds of a value; the stamp of a record made by hand
     ("event", &[]),
