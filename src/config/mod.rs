@@ -198,8 +198,9 @@ pub struct Config {
     /// How long the mark of a deleted record is kept. Unit: whole milliseconds, 1 to a year. Default:
     /// 86,400,000 ms, a day.
     ///
-    /// A node that was away for longer may bring back a value that was deleted meanwhile. Longer costs memory
-    /// for every deletion.
+    /// What had a time to live, as tracked connections have, is kept for ten minutes beyond its end at most. Longer
+    /// costs memory for every deletion. A node that was away for longer brings nothing back; but a value that
+    /// reaches nobody within that time may survive a deletion that had seen it.
     #[serde(rename = "tombstone-ttl-ms", with = "millis")]
     pub tombstone_ttl: Duration,
 

@@ -54,6 +54,8 @@ const RANGES_MAX: usize = 32_768;
 const SEQ_MAX: u64 = 1 << 62;
 /// How far an epoch may lie ahead of the wall clock.
 const EPOCH_AHEAD_MS: u64 = 24 * 3_600 * 1_000;
+/// What had a time to live is remembered for so long beyond its end.
+const KEPT_AFTER_ITS_END: Duration = Duration::from_secs(600);
 /// Places in a page: so many records are looked at while nothing else can be done.
 pub(crate) const PAGE: u32 = 512;
 /// What a record costs on the wire beside key and value, about.
@@ -256,7 +258,7 @@ impl Store {
         effects: &mut Vec<Effect>,
     ) -> bool {
         let fate = match record.ttl_ms {
-            _ if record.deleted => Fate::Ended(now.time),
+            _ if record.deleted => self.tombstone(state_type, &record.key, &batch.source, now),
             None => Fate::Stays,
             Some(ttl) => Fate::Ends(now.time + Duration::from_millis(ttl)),
         };
@@ -509,20 +511,39 @@ impl Store {
     /// Records whose time to live is over become tombstones where they stand: under their own dots, so that
     /// the same happens everywhere without a word.
     pub(crate) fn expire(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let kept = self.kept_after_its_end();
         for (state_type, table) in &mut self.tables {
-            while let Some((key, old)) = table.wither(now.time) {
+            while let Some((key, old)) = table.wither(now.time, kept) {
                 let old = old.to_state(state_type, &key);
                 effects.push(Effect::Change(StateChange::Expired { old }));
             }
         }
     }
 
-    /// Forgets tombstones older than their time; the vector still knows their dots, and the floor tells that there
+    /// For how long a tombstone is kept beyond the end of what it stands for.
+    fn kept_after_its_end(&self) -> Duration {
+        KEPT_AFTER_ITS_END.min(self.config.tombstone_ttl)
+    }
+
+    /// A tombstone that takes the place of what is held under a key. What ends by itself ends everywhere: there is
+    /// nothing to keep away for long after. It makes tracked connections, of which thousands come and go a second,
+    /// cost minutes of them and not a day.
+    fn tombstone(&self, state_type: &StateType, key: &str, source: &NodeId, now: Now) -> Fate {
+        let longest = now.time + self.config.tombstone_ttl;
+        let held = self.tables.get(state_type).and_then(|table| table.held(key, source));
+        let kept = match held.map(|held| held.fate()) {
+            None | Some(Fate::Stays) => longest,
+            Some(Fate::Ends(at)) => at + self.kept_after_its_end(),
+            Some(Fate::Ended(kept)) => kept.max(now.time + self.kept_after_its_end()),
+        };
+        Fate::Ended(kept.min(longest))
+    }
+
+    /// Forgets tombstones whose time is over; the vector still knows their dots, and the floor tells that there
     /// were some. How many.
     pub(crate) fn collect(&mut self, now: Now) -> usize {
-        let age = self.config.tombstone_ttl;
         let collect = |table: &mut Table| {
-            std::iter::repeat_with(|| table.collect(age, now.time)).take_while(|old| *old).count()
+            std::iter::repeat_with(|| table.collect(now.time)).take_while(|old| *old).count()
         };
         self.tables.values_mut().map(collect).sum()
     }

@@ -33,7 +33,7 @@ impl Store {
     /// Takes a record with its own version; `false`, and nothing changes, if it loses.
     pub(crate) fn put_as(&mut self, state: SyncableState, now: Now, effects: &mut Vec<Effect>) -> bool {
         let (fate, value) = if state.deleted {
-            (Fate::Ended(now.time), Bytes::new())
+            (self.tombstone(&state.state_type, &state.key, &self.config.me, now), Bytes::new())
         } else {
             (Fate::Stays, state.value.into_bytes())
         };
@@ -73,8 +73,8 @@ impl Store {
     ) -> Option<SyncableState> {
         let table = self.tables.get(state_type)?;
         let old = table.held(key, &self.config.me).filter(|held| !held.is_deleted())?.to_state(state_type);
-        let record =
-            Record { version: self.clock.tick(), ..self.own(Fate::Ended(now.time), Bytes::new(), now) };
+        let fate = self.tombstone(state_type, key, &self.config.me, now);
+        let record = Record { version: self.clock.tick(), ..self.own(fate, Bytes::new(), now) };
         self.write(state_type, key, record, false, effects);
         Some(old)
     }
@@ -132,7 +132,11 @@ impl Store {
                 .map(|held| (held.key().to_owned(), held.to_record()))
                 .collect();
             for (key, record) in own {
-                let fate = if record.is_deleted() { Fate::Ended(now.time) } else { record.fate };
+                let fate = match record.fate {
+                    // Whoever lacks it must hear of it under its new dot.
+                    Fate::Ended(kept) => Fate::Ended(kept.max(now.time + self.kept_after_its_end())),
+                    fate => fate,
+                };
                 let record = Record { epoch, fate, ..record };
                 // The same value under a new dot: nobody here is told.
                 self.write(&state_type, &key, record, false, &mut Vec::new());

@@ -20,7 +20,7 @@ pub(super) enum Fate {
     Stays,
     /// It lives until then, by this node's own clock.
     Ends(Time),
-    /// It is a tombstone since then.
+    /// It is a tombstone, which is kept until then.
     Ended(Time),
 }
 
@@ -72,10 +72,10 @@ impl Slot {
         }
     }
 
-    /// Leaves a tombstone.
-    pub(super) fn end(&mut self, now: Time) {
+    /// Leaves a tombstone, to be kept until then.
+    pub(super) fn end(&mut self, kept: Time) {
         self.payload = self.payload[..self.key_len.into()].into();
-        self.fate = Fate::Ended(now);
+        self.fate = Fate::Ended(kept);
     }
 
     pub(super) fn is_deleted(&self) -> bool {

@@ -66,7 +66,7 @@ pub(super) struct Table {
     lives: Vec<Life>,
     /// The number of each life. Numbers are never given back, as what is known of a life never is.
     numbers: BTreeMap<(NodeId, u64), u32>,
-    /// What ends, and since when what has ended is a tombstone, each with its slot.
+    /// What ends, and until when what has ended is kept as a tombstone, each with its slot.
     expiries: BTreeSet<(Time, u32)>,
     tombstones: BTreeSet<(Time, u32)>,
     /// Invariant: the sum of the hashes of the records that live until they are superseded, and of the vector's
@@ -323,23 +323,23 @@ impl Table {
         self.expiries.first().map(|(at, _)| *at)
     }
 
-    /// Turns the next record that has ended by `now` into a tombstone where it stands; what it was, with its
-    /// key.
-    pub(super) fn wither(&mut self, now: Time) -> Option<(String, Record)> {
+    /// Turns the next record that has ended by `now` into a tombstone where it stands, to be kept for so long; what
+    /// it was, with its key.
+    pub(super) fn wither(&mut self, now: Time, kept: Duration) -> Option<(String, Record)> {
         let (_, number) = self.expiries.first().copied().filter(|(at, _)| *at <= now)?;
         let held = self.at_number(Some(number))?;
         let before = (held.key().to_owned(), held.to_record());
         self.count(number, false);
         if let Some(slot) = self.slots.get_mut(number) {
-            slot.end(now);
+            slot.end(now + kept);
         }
         self.count(number, true);
         Some(before)
     }
 
-    /// Forgets the next tombstone that has been one for so long; whether there was one.
-    pub(super) fn collect(&mut self, age: Duration, now: Time) -> bool {
-        let old = self.tombstones.first().copied().filter(|(ended, _)| now.since(*ended) >= age);
+    /// Forgets the next tombstone that has been kept for long enough; whether there was one.
+    pub(super) fn collect(&mut self, now: Time) -> bool {
+        let old = self.tombstones.first().copied().filter(|(kept, _)| *kept <= now);
         let Some(gone) = old.and_then(|(_, number)| self.take_out(number)) else { return false };
         self.raise_floor(&gone.source, gone.epoch, gone.seq);
         true

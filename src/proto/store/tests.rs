@@ -380,6 +380,42 @@ fn a_tombstone_is_forgotten_after_its_time_and_its_dot_is_not() {
 }
 
 #[test]
+fn what_had_a_time_to_live_is_not_remembered_long_beyond_its_end() {
+    let minutes = |minutes: u64| at(minutes * 60_000);
+    let (mut a, mut b) = (store("a"), store("b"));
+    for store in [&mut a, &mut b] {
+        store.config.tombstone_ttl = Duration::from_secs(86_400);
+    }
+    let ttl = Some(Duration::from_secs(120));
+    for key in ["ends", "removed", "removed after its end"] {
+        a.put(&routes(), key, value(1), ttl, false, at(0), &mut Vec::new());
+    }
+    put(&mut a, &routes(), "stays", 1);
+    merge(&mut b, &take(&mut a));
+    for key in ["removed", "stays"] {
+        a.remove(&routes(), key, at(0), &mut Vec::new());
+    }
+    merge(&mut b, &take(&mut a));
+    for store in [&mut a, &mut b] {
+        store.expire(minutes(2), &mut Vec::new());
+        assert_eq!((store.len(), store.collect(minutes(11))), (0, 0));
+    }
+    let key = "removed after its end";
+    let again = SyncableState::new(routes(), key, Value::NIL, a.clock() + 1, id("a"));
+    a.put_as(SyncableState { deleted: true, ..again }, minutes(11), &mut Vec::new());
+    b.merge(&take(&mut a), minutes(11), &mut Vec::new());
+    for store in [&mut a, &mut b] {
+        assert_eq!(store.collect(minutes(12)), 2, "what ended or would have, ten minutes ago");
+        assert_eq!(store.collect(minutes(20)), 0);
+        assert_eq!(store.collect(minutes(21)), 1, "that of it which was heard of last");
+        assert_eq!(store.collect(minutes(1_439)), 0);
+        assert_eq!(store.collect(minutes(1_440)), 1, "what had no end is remembered for a day");
+        store.check();
+    }
+    assert_eq!(a.digest(&routes()), b.digest(&routes()));
+}
+
+#[test]
 fn records_are_found_by_their_dots_and_those_without_one_are_told() {
     let mut a = store("a");
     (0..3).for_each(|number| {

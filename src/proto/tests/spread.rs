@@ -167,7 +167,7 @@ fn a_copy_that_comes_again_is_neither_delivered_nor_handed_on() {
 #[test]
 fn a_range_that_a_silent_relay_was_handed_goes_to_another() {
     let names: Vec<_> = (0..30).map(|number| id(&format!("n{number:02}"))).collect();
-    for silent in &names[1..] {
+    for silent in names[1..].iter().step_by(2) {
         let mut fleet = fleet(&[0; 30], &BTreeSet::new());
         let first = &names[0];
         let value = Value::encode(&1).unwrap();

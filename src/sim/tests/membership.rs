@@ -26,7 +26,7 @@ fn a_crash_is_seen_by_all_within_the_longest_suspicion_and_not_before_the_shorte
 
 #[test]
 fn with_fast_detection_all_know_of_a_crash_within_a_second_and_nobody_else_is_buried() {
-    seeds(0..8, |world| {
+    seeds(0..4, |world| {
         world.settings = world.settings.clone().detecting_fast();
         let nodes = settled(world, 16);
         world.link.loss = 0.05;
