@@ -43,7 +43,8 @@ async fn after_a_renewal_records_are_signed_anew_and_a_joiner_takes_them_from_ot
         fleet[0].broadcast(routes(), format!("k{number}"), &number.to_string()).unwrap();
     }
     fleet[0].remove(&routes(), "k3").unwrap();
-    let lease = Options { ttl: Some(Duration::from_secs(600)), ..Options::default() };
+    let mut lease = Options::default();
+    lease.ttl = Some(Duration::from_secs(600));
     fleet[0].broadcast_with(routes(), "lease", &"held", lease).unwrap();
     let has_all = |node: &Cluster| {
         node.states(&routes()).len() == 700 && text(node, &routes(), "lease").as_deref() == Some("held")

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use crate::{
     EventKind, NodeId, Options, StateType, Value,
@@ -572,4 +573,22 @@ fn what_is_told_anew_is_verified_though_its_dot_is_known() {
     assert_eq!((b.counters().records_healed, b.counters().records_forged), (0, 1));
     compares(&mut b, &batch, 2_003);
     assert_eq!((b.counters().records_healed, number(&b, "x")), (1, Some(5)));
+}
+
+#[test]
+fn no_bytes_prove_a_record() {
+    let (mut a, b, _) = three();
+    let good = written(&mut a, "x", 5, 10);
+    let cut = good.records[0].proof.clone();
+    proptest!(ProptestConfig::with_cases(64), |(bytes: Vec<u8>, at in 0..cut.len(), with: u8)| {
+        let mut b = b.clone();
+        let mut flipped = cut.to_vec();
+        flipped[at] ^= with;
+        for (proof, is_good) in [(bytes, false), (cut[..at].to_vec(), false), (flipped, with == 0)] {
+            let mut batch = good.clone();
+            batch.records[0].proof = proof.into();
+            tell(&mut b, "m", &batch, 20);
+            prop_assert_eq!(number(&b, "x").is_some(), is_good);
+        }
+    });
 }
