@@ -33,7 +33,8 @@ pub enum EventKind {
     SyncSwitched,
     /// A record made its type's provider panic, and is kept from it until it is written anew.
     RecordQuarantined,
-    /// A peer told a record that its writer did not sign. Told of each peer once a minute at most.
+    /// A peer told a record that its writer did not sign, or signed by a certificate that no authority trusted here
+    /// issued to it. Told of each peer once a minute at most.
     RecordForged,
     /// So many members died at once that this node takes itself to be cut off, and keeps their state.
     IsolationSuspected,

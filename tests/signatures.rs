@@ -8,7 +8,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Log, authority, config, id, node, started, text, until};
-use phalanx::{Authority, Cluster, Config, EventKind, Options, Sign, StateType};
+use phalanx::{Authority, Cluster, Config, EventKind, Identity, Options, Shown, Sign, StateType};
 
 fn routes() -> StateType {
     StateType::shared("routes")
@@ -101,4 +101,41 @@ async fn a_node_that_was_not_told_to_sign_is_a_member_and_its_records_are_not_ta
     fleet[1].broadcast(routes(), "y", &"signed").unwrap();
     until("it takes theirs", || text(&plain, &routes(), "y").as_deref() == Some("signed")).await;
     assert!(fleet.iter().all(|node| text(node, &routes(), "x").is_none()));
+}
+
+/// The same certificate beside other roots.
+fn beside(identity: &Identity, roots: &[u8]) -> Identity {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = identity.write_to(dir.path()).unwrap();
+    let [cert, key] = [paths.cert, paths.key].map(|path| std::fs::read(path).unwrap());
+    Identity::from_pem(roots, &cert, &key).unwrap()
+}
+
+#[tokio::test]
+async fn who_trusts_only_the_new_root_takes_what_was_written_under_the_old_one() {
+    let mut ours = authority();
+    let old = ["n0", "n1"].map(|name| ours.issue(&id(name)).unwrap());
+    let first = started(signing(config(old[0].clone(), &[]))).await;
+    let fleet = [started(signing(config(old[1].clone(), &[&first]))).await, first];
+    let [other, writer] = &fleet;
+    for number in 0..100 {
+        writer.broadcast(routes(), format!("k{number}"), &number.to_string()).unwrap();
+    }
+    until("both have all", || other.states(&routes()).len() == 100).await;
+    ours.begin_rotation().unwrap();
+    for (node, identity) in fleet.iter().zip(old.iter().rev()) {
+        node.reload_identity(beside(identity, &ours.ca_pem())).unwrap();
+    }
+    let known = other.stats().gossip.counters.records_known;
+    for (node, identity) in fleet.iter().zip(old.iter().rev()) {
+        node.reload_identity(ours.renew(&node.node_id()).unwrap()).unwrap();
+        ours.revoke(identity).unwrap();
+    }
+    until("all were told anew", || other.stats().gossip.counters.records_known >= known + 100).await;
+    ours.finish_rotation(&Shown::default()).unwrap();
+    writer.stop().await.unwrap();
+    other.reload_identity(ours.renew(&other.node_id()).unwrap()).unwrap();
+    let late = started(signing(node(&ours, "late", &[other]))).await;
+    until("the joiner has all", || late.states(&routes()).len() == 100).await;
+    assert!(is_clean(&late) && is_clean(other));
 }

@@ -368,8 +368,26 @@ fn after_a_new_certificate_live_records_are_signed_anew_under_the_same_dots() {
     }
     assert_eq!((b.store.vector(&routes()), b.store.digest(&routes()), b.get(&routes(), "k7")), before);
     assert_eq!(b.counters().records_forged + b.counters().records_unsigned, 0);
-    // The old signature does not come back.
     b.check();
+}
+
+#[test]
+fn what_waits_to_be_told_when_the_certificate_changes_is_told_once_by_the_new_one() {
+    let ((mut a, keys), mut b) = (renewable("a", Signed::All), signing("b"));
+    connect(&mut a, &mut b, at(0));
+    written(&mut a, "x", 5, 10);
+    put(&mut a, "y", 6, 12);
+    keys.generation.fetch_add(1, SeqCst);
+    a.sign_anew(at(12));
+    a.handle_timeout(at(12));
+    a.handle_timeout(at(14));
+    let told = batches(&drain(&mut a));
+    let records: Vec<_> = told.iter().flat_map(|batch| &batch.records).collect();
+    assert_eq!(records.iter().filter(|record| record.key == "y").count(), 1);
+    for record in records {
+        assert_eq!(codec::decode::<Proof>(&record.proof).unwrap().chain_hash, chain_of(&a), "{}", record.key);
+    }
+    assert!(told.iter().all(|batch| batch.carried.is_empty()), "no dot was superseded: {told:?}");
 }
 
 fn chain_of(core: &Protocol) -> u64 {
@@ -468,6 +486,10 @@ fn a_relay_cannot_have_a_record_live_longer_than_its_writer_said_nor_end_sooner(
         b.handle_timeout(at(lives_until));
         assert_eq!(number(&b, "x"), None, "{told}");
     }
+    let mut bad = batch.clone();
+    bad.records[0].value = Value::encode(&6).unwrap().into_bytes();
+    tell(&mut b, "m", &bad, 200);
+    assert_eq!((number(&b, "x"), b.counters().records_forged), (None, 1), "nor say anything else");
     // What has ended has no value any more, and is proved all the same, once its time has come.
     a.handle_timeout(at(10_150));
     drain(&mut a);
@@ -476,14 +498,14 @@ fn a_relay_cannot_have_a_record_live_longer_than_its_writer_said_nor_end_sooner(
     assert!(ended.records[0].deleted && ended.records[0].value.is_empty());
     tell(&mut b, "m", &ended, 10_099);
     assert!(b.store.ranges(&routes(), &id("a"), batch.epoch).is_empty(), "not yet");
-    assert_eq!((b.counters().records_unproved, b.counters().records_forged), (1, 0));
+    assert_eq!((b.counters().records_unproved, b.counters().records_forged), (1, 1));
     tell(&mut b, "m", &ended, 10_100);
     assert_eq!(b.store.ranges(&routes(), &id("a"), batch.epoch), ranges);
     let mut other = ended.clone();
     other.records[0].key = "y".into();
     other.records[0].seq += 1;
     tell(&mut b, "m", &other, 10_200);
-    assert_eq!(b.counters().records_forged, 1);
+    assert_eq!(b.counters().records_forged, 2);
 }
 
 #[test]
