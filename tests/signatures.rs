@@ -42,7 +42,7 @@ async fn after_a_renewal_records_are_signed_anew_and_a_joiner_takes_them_from_ot
     for number in 0..700 {
         fleet[0].broadcast(routes(), format!("k{number}"), &number.to_string()).unwrap();
     }
-    fleet[0].remove(&routes(), "k3").unwrap();
+    fleet[0].remove(routes(), "k3").unwrap();
     let mut lease = Options::default();
     lease.ttl = Some(Duration::from_secs(600));
     fleet[0].broadcast_with(routes(), "lease", &"held", lease).unwrap();

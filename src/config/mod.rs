@@ -197,8 +197,8 @@ pub struct Config {
     /// The types whose records are signed, by name, where not all are: `["circuit-breaker", "drain"]`. Default:
     /// none. At most 256.
     ///
-    /// For orders and opinions, which are few and which much depends on, a signature costs next to nothing; for
-    /// tracked connections it costs more than all the rest. All that [`sign`](Self::sign) says holds here too.
+    /// For orders and opinions, which are few and which much depends on, a signature costs a millisecond or two of
+    /// delay; for tracked connections it costs more than all the rest. All that [`sign`](Self::sign) says holds here too.
     pub sign_types: Vec<String>,
 
     /// The files a node proves itself with. Default: none; needed unless [`identity`](Self::identity) is set.
