@@ -37,7 +37,7 @@ use crate::{
 const FRAMES_AHEAD: usize = 4;
 /// The length of a frame of records or claims, about.
 const FRAME_LEN: usize = 64 * 1024;
-/// Of signed records: some hundred, and to check them takes some milliseconds, in which nothing else is done.
+/// Of signed records: some hundred, and to check them takes some 10 ms, in which nothing else is done.
 const SIGNED_FRAME_LEN: usize = FRAME_LEN / 4;
 /// Exchanges that peers may have with this node at a time, and those it begins.
 const INBOUND_MAX: usize = limits::EXCHANGES_MAX;

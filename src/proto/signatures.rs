@@ -277,7 +277,7 @@ impl Protocol {
     ) -> Result<(), Fault> {
         let known = self.store.holds(of, &batch.source, batch.epoch, record.seq);
         let alike = if known { self.store.alike(of, batch, record) } else { Alike::No };
-        // To check a signature takes as long as some fifty records without.
+        // To check a signature takes as long as to take some twenty records without.
         if alike == Alike::Wholly {
             return Ok(());
         }
