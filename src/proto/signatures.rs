@@ -423,8 +423,10 @@ impl Protocol {
             }
         };
         let TypeName { name, .. } = &batch.state_type;
-        // Who wants no signatures has not looked.
-        if self.signs_alike(&StateType::from(&batch.state_type), from) {
+        // Who wants no signatures, or does not keep the type, has not looked.
+        let of = StateType::from(&batch.state_type);
+        let keeps = self.members.get(from).is_some_and(|teller| !teller.disabled.contains(&of));
+        if keeps && self.signs_alike(&of, from) {
             let what = format!("a record of {}, type {name:?}, key {:?}, {what}", batch.source, record.key);
             self.name_forger(from, &what, now);
         }
