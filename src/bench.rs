@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::{
     NodeId, StateType,
     proto::{
-        Now, Time,
+        Now, Signed, Time,
         store::{Store, StoreConfig, Vector},
     },
     wire::{
@@ -47,6 +47,7 @@ impl Records {
             max_batch_size: 1_000,
             disabled: std::collections::BTreeSet::new(),
             hash_key: (1, 2),
+            signed: Signed::None,
         });
         Self { store, of: StateType::from("records"), writer, written: 0 }
     }

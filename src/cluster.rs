@@ -168,7 +168,8 @@ impl Cluster {
 
     /// Takes over a new certificate, trust roots or revocations without a restart: new handshakes use them at
     /// once, and connections of peers that are no longer trusted are closed. Where it has no revocation list
-    /// of an authority that it trusts, the one in force stays.
+    /// of an authority that it trusts, the one in force stays. What this node wrote and signed ([`Config::sign`])
+    /// is signed anew and told again, under the versions it has.
     ///
     /// # Errors
     /// [`Error::Identity`] if it is not of this node, not valid now, or has an older revocation list than this

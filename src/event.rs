@@ -33,6 +33,9 @@ pub enum EventKind {
     SyncSwitched,
     /// A record made its type's provider panic, and is kept from it until it is written anew.
     RecordQuarantined,
+    /// A peer told a record that its writer did not sign, or signed by a certificate that no authority trusted here
+    /// issued to it. Told of each peer once a minute at most.
+    RecordForged,
     /// So many members died at once that this node takes itself to be cut off, and keeps their state.
     IsolationSuspected,
     /// This node's certificate ends soon, or has ended: told 30, 7 and 1 days before, and at the end. One that
@@ -66,6 +69,7 @@ impl EventKind {
             Self::StateChanged => "state-changed",
             Self::SyncSwitched => "sync-switched",
             Self::RecordQuarantined => "record-quarantined",
+            Self::RecordForged => "record-forged",
             Self::IsolationSuspected => "isolation-suspected",
             Self::IdentityExpiring => "identity-expiring",
             Self::IdentityReloadFailed => "identity-reload-failed",
@@ -128,7 +132,7 @@ pub enum EventData {
         /// Members believed alive before.
         before: usize,
     },
-    /// An explanation in words, of the identity events and of `NodeConflict`.
+    /// An explanation in words, of the identity events, of `NodeConflict` and of `RecordForged`.
     Reason(String),
     /// How many events were left out.
     Lagged {
@@ -199,6 +203,7 @@ mod tests {
             EventKind::RevocationListStale,
             EventKind::ClusterStopped,
             EventKind::RecordQuarantined,
+            EventKind::RecordForged,
             EventKind::Lagged,
         ] {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("{:?}", kind.as_str()));

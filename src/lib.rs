@@ -71,7 +71,7 @@ pub use self::identity::{
 };
 pub use self::{
     cluster::Cluster,
-    config::{Config, TlsConfig},
+    config::{Config, Sign, TlsConfig},
     doctor::Diagnosis,
     driver::{
         CloseInfo, ConnectionInfo, EventStream, Explanation, Started, StateStream, Status, Subscription,

@@ -252,6 +252,7 @@ fn events_have_the_names_of_the_contract() {
         (EventKind::NodeConflict, "node-conflict"),
         (EventKind::Synced, "synced"),
         (EventKind::StateChanged, "state-changed"),
+        (EventKind::RecordForged, "record-forged"),
         (EventKind::IsolationSuspected, "isolation-suspected"),
         (EventKind::IdentityExpiring, "identity-expiring"),
         (EventKind::IdentityReloadFailed, "identity-reload-failed"),

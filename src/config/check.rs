@@ -12,7 +12,7 @@ use std::{
 use crate::{ConfigFault, Error, Identity, NodeId, wire::limits};
 
 use super::{
-    AUTO, Config, TlsConfig,
+    AUTO, Config, Sign, TlsConfig,
     address::{Advertise, Seed, is_loopback, shown},
 };
 
@@ -78,6 +78,7 @@ impl Config {
         self.find_faulty_intervals(faults);
         self.find_faulty_numbers(faults);
         self.find_contradictions(faults);
+        self.find_faulty_signing(faults);
         self.find_faulty_metadata(faults);
         self.find_faulty_addresses(faults);
         if self.identity.is_none() {
@@ -156,6 +157,39 @@ impl Config {
             if self.fast_detection && set {
                 faults.add(key, value, "fast-detection = true sets it", "leave one of the two out");
             }
+        }
+    }
+
+    fn find_faulty_signing(&self, faults: &mut Faults) {
+        let types = self.sign_types.len();
+        if types > limits::TYPES_MAX {
+            let remedy = format!("use at most {}, or sign = \"all\"", limits::TYPES_MAX);
+            faults.add("sign-types", format_args!("{types} types"), "there are too many", remedy);
+        }
+        for name in &self.sign_types {
+            if !(1..=limits::TYPE_LEN_MAX).contains(&name.len()) || name.chars().any(char::is_control) {
+                let remedy =
+                    format!("use names of 1 to {} bytes without control characters", limits::TYPE_LEN_MAX);
+                faults.add("sign-types", shown(name), "no type can have that name", remedy);
+            }
+        }
+        let all = self.sign == Sign::All;
+        if all && types > 0 {
+            let remedy = "leave one of the two out";
+            faults.add(
+                "sign-types",
+                format_args!("{types} types"),
+                "sign = \"all\" signs every type",
+                remedy,
+            );
+        }
+        if (all || types > 0) && self.tls.shared_certificate {
+            faults.add(
+                if all { "sign" } else { "sign-types" },
+                if all { "all".into() } else { format!("{types} types") },
+                "with tls.shared-certificate = true any node could sign as any other",
+                "give each node a certificate of its own, or leave signing off",
+            );
         }
     }
 

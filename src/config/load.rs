@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use crate::{ConfigFault, Error};
 
 use super::{
-    Config,
+    Config, Sign,
     address::shown,
     check::{Faults, read_bounded},
 };
@@ -28,7 +28,7 @@ const SYNTAX_FAULTS_MAX: usize = 10;
 type Wrong = (String, &'static str);
 
 /// Every key, and the field it sets. The only list of keys; the environment's names are made from it.
-const KEYS: [(&str, Slot); 33] = [
+const KEYS: [(&str, Slot); 35] = [
     ("enabled", Slot::Flag(|config| &mut config.enabled)),
     ("node-id", Slot::Text(|config| &mut config.node_id)),
     ("bind-address", Slot::Address(|config| &mut config.bind_address)),
@@ -50,6 +50,8 @@ const KEYS: [(&str, Slot); 33] = [
     ("sync-circuit-breaker", Slot::Flag(|config| &mut config.sync_circuit_breaker)),
     ("sync-drain", Slot::Flag(|config| &mut config.sync_drain)),
     ("sync-conntrack", Slot::Flag(|config| &mut config.sync_conntrack)),
+    ("sign", Slot::Sign(|config| &mut config.sign)),
+    ("sign-types", Slot::List(|config| &mut config.sign_types)),
     ("tls.ca", Slot::File(|config| &mut config.tls.ca)),
     ("tls.cert", Slot::File(|config| &mut config.tls.cert)),
     ("tls.key", Slot::File(|config| &mut config.tls.key)),
@@ -71,6 +73,7 @@ enum Slot {
     Text(fn(&mut Config) -> &mut String),
     Optional(fn(&mut Config) -> &mut Option<String>),
     Address(fn(&mut Config) -> &mut IpAddr),
+    Sign(fn(&mut Config) -> &mut Sign),
     Port(fn(&mut Config) -> &mut u16),
     Count(fn(&mut Config) -> &mut u32),
     Size(fn(&mut Config) -> &mut usize),
@@ -354,6 +357,13 @@ impl Slot {
                 *field(config) =
                     text.parse().map_err(|_| ("it is no IP address".to_owned(), self.remedy()))?;
             }
+            (Self::Sign(field), Given::Text(text)) => {
+                *field(config) = match text.as_str() {
+                    "claims" => Sign::Claims,
+                    "all" => Sign::All,
+                    _ => return Err(("there is no such setting".into(), self.remedy())),
+                };
+            }
             (Self::Port(field), Given::Number(number)) => *field(config) = self.fit(number)?,
             (Self::Count(field), Given::Number(number)) => *field(config) = self.fit(number)?,
             (Self::Size(field), Given::Number(number)) => *field(config) = self.fit(number)?,
@@ -379,6 +389,7 @@ impl Slot {
         match self {
             Self::Flag(_) => "use true or false",
             Self::Text(_) | Self::Optional(_) => "use a string",
+            Self::Sign(_) => "use \"claims\" or \"all\", or leave it out and set sign-types",
             Self::Address(_) => "use an address of this host, or 0.0.0.0 or :: for all of them",
             Self::Port(_) => "use a whole number from 0 to 65535",
             Self::Count(_) | Self::Size(_) => "use a whole number",
@@ -440,9 +451,12 @@ impl Given {
                 }
                 Self::Tags(tags)
             }
-            Slot::Text(_) | Slot::Optional(_) | Slot::Address(_) | Slot::File(_) | Slot::Code => {
-                Self::Text(text.to_owned())
-            }
+            Slot::Text(_)
+            | Slot::Optional(_)
+            | Slot::Address(_)
+            | Slot::Sign(_)
+            | Slot::File(_)
+            | Slot::Code => Self::Text(text.to_owned()),
         })
     }
 

@@ -183,6 +183,24 @@ pub struct Config {
     /// the four: switch it off where a connection that moves to another node may break.
     pub sync_conntrack: bool,
 
+    /// What is signed: with [`Sign::Claims`] what nodes say of themselves, with [`Sign::All`] every record of
+    /// shared state as well. Default: [`Sign::Claims`].
+    ///
+    /// A signed record carries its writer's signature wherever it goes: whoever is told one that was altered or
+    /// made up on the way refuses it, and names who told it
+    /// ([`EventKind::RecordForged`](crate::EventKind::RecordForged)). It costs some 90 bytes a record on the wire
+    /// and in memory, a signature when it is first told, and one check at each node: SECURITY.md has the figures,
+    /// and what a signature does not cover. A node that signs a type takes only signed records of it, so set the
+    /// same on all nodes and restart them together: two that differ in a type compare nothing of it.
+    pub sign: Sign,
+
+    /// The types whose records are signed, by name, where not all are: `["circuit-breaker", "drain"]`. Default:
+    /// none. At most 256.
+    ///
+    /// For orders and opinions, which are few and which much depends on, a signature costs a millisecond or two of
+    /// delay; for tracked connections it costs more than all the rest. All that [`sign`](Self::sign) says holds here too.
+    pub sign_types: Vec<String>,
+
     /// The files a node proves itself with. Default: none; needed unless [`identity`](Self::identity) is set.
     pub tls: TlsConfig,
 
@@ -216,6 +234,26 @@ pub struct Config {
     /// Wins over [`tls`](Self::tls). Not in files: serde leaves it out, and `Debug` shows no secret.
     #[serde(skip)]
     pub identity: Option<Identity>,
+}
+
+/// What nodes sign: see [`Config::sign`].
+///
+/// # Examples
+/// ```
+/// use phalanx::{Config, Sign};
+///
+/// assert_eq!(Config::from_toml("[cluster]\nsign = 'all'")?.sign, Sign::All);
+/// # Ok::<(), phalanx::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Sign {
+    /// What a node says of itself: that it is there, where, and that it leaves.
+    #[default]
+    Claims,
+    /// Every record of shared state as well.
+    All,
 }
 
 /// The files a node proves itself with, all PEM. `ca`, `cert` and `key` belong together.
@@ -322,6 +360,8 @@ impl Default for Config {
             sync_circuit_breaker: true,
             sync_drain: true,
             sync_conntrack: true,
+            sign: Sign::Claims,
+            sign_types: Vec::new(),
             tls: TlsConfig::default(),
             dead_node_reclaim: day,
             tombstone_ttl: day,
@@ -359,14 +399,14 @@ mod tests {
         cluster: Config,
     }
 
-    /// The defaults of API.md, key by key, and `max-connections`.
+    /// The defaults of API.md, key by key, and those of what was added to it.
     const DEFAULTS: &str = r#"{
         "enabled": false, "node-id": "auto", "bind-address": "0.0.0.0", "bind-port": 7946, "seeds": [],
         "gossip-interval-ms": 200, "gossip-fanout": 2, "push-pull-interval-ms": 10000, "max-batch-size": 100,
         "zone": null, "ping-interval-ms": 1000, "ping-timeout-ms": 500, "ping-req-count": 3,
         "suspicion-mult": 3, "fast-detection": false,
         "sync-health": true, "sync-circuit-breaker": true, "sync-drain": true,
-        "sync-conntrack": true, "advertise-address": null, "tags": {},
+        "sync-conntrack": true, "sign": "claims", "sign-types": [], "advertise-address": null, "tags": {},
         "tls": {"ca": null, "cert": null, "key": null, "crl": null, "crl-required": false,
             "shared-certificate": false, "watch": false, "watch-interval-ms": 10000},
         "dead-node-reclaim-ms": 86400000, "tombstone-ttl-ms": 86400000, "max-connections": 512

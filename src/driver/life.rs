@@ -29,7 +29,7 @@ use crate::{
         clock::{self, Clock},
         lock, renewal,
     },
-    identity::{Policy, Signer, Trust},
+    identity::{self, Policy, Signer, Trust},
     net::{Closed, Host, Judgement, Link, NetConfig, NetStats, StreamEvent, Transport, Way},
     proto::{self, Now, Output, Protocol, StreamInput, Time, Verdict, Vouch, lists::List},
     wire::{CloseCode, StreamId, hello::Introduction},
@@ -106,6 +106,18 @@ impl Vouch for Credentials {
 
     fn verify(&self, node: &NodeId, chain: &[u8], message: &[u8], signature: &[u8]) -> bool {
         self.0.load().1.verify_claim(node, chain, message, signature)
+    }
+
+    fn digest(&self, bytes: &[u8]) -> Bytes {
+        identity::digest(bytes)
+    }
+
+    fn has_issued(&self, node: &NodeId, chain: &[u8]) -> bool {
+        self.0.load().1.has_issued(node, chain)
+    }
+
+    fn is_by(&self, chain: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        identity::is_by(chain, message, signature)
     }
 
     fn trusts_issuer(&self, issuer: u64) -> bool {
@@ -353,22 +365,34 @@ impl Life {
 
     /// Takes a new identity over; how many peers it made us close. On an error the old one serves on.
     pub(super) fn reload(&self, identity: &Identity, policy: Policy) -> Result<usize, Error> {
-        let closed = self.trust(identity, policy)?;
         let end = proto::time::wall_ms(identity.not_after());
-        self.step(|protocol, now| {
+        self.put_in_force(identity, policy, |protocol, now| {
             protocol.note_certificate_end(&self.node_id, end);
             protocol.sign_anew(now);
-        });
-        Ok(closed)
+        })
     }
 
     /// Judges peers by an identity from now on, whose certificate is the one in force.
     pub(super) fn trust(&self, identity: &Identity, policy: Policy) -> Result<usize, Error> {
+        self.put_in_force(identity, policy, |_, _| ())
+    }
+
+    fn put_in_force(
+        &self,
+        identity: &Identity,
+        policy: Policy,
+        then: impl FnOnce(&mut Protocol, Now),
+    ) -> Result<usize, Error> {
         let Some(transport) = self.transport() else { return Ok(0) };
         let credentials = Credentials::load(identity, policy)?;
         let closed = transport.reload(identity)?;
-        self.credentials.0.store(credentials);
-        self.step(|protocol, now| protocol.take_lists(renewal::lists_of(identity), now));
+        let lists = renewal::lists_of(identity);
+        self.step(|protocol, now| {
+            // In one step with what follows: a record signed meanwhile would name the certificate before.
+            self.credentials.0.store(credentials);
+            protocol.take_lists(lists, now);
+            then(protocol, now);
+        });
         Ok(closed)
     }
 

@@ -55,9 +55,9 @@ pub(crate) use self::{
 pub(crate) use crate::proto::Protocol as Core;
 use crate::{
     ClusterEvent, Config, Error, EventData, EventKind, Identity, IdentityStats, NetStats, NodeId, NodeInfo,
-    NodeStatus, Options, ProviderStats, Spread, StateProvider, StateType, SyncableState, Value,
+    NodeStatus, Options, ProviderStats, Sign, Spread, StateProvider, StateType, SyncableState, Value,
     config::{Checked, Seed},
-    proto::{self, Now, Protocol, ProtocolConfig, config::CONFIRMATIONS},
+    proto::{self, Now, Protocol, ProtocolConfig, Signed, config::CONFIRMATIONS},
 };
 
 /// How long `start` waits for a seed to answer.
@@ -466,6 +466,11 @@ impl Driver {
             tombstone_ttl: config.tombstone_ttl,
             max_connections: config.max_connections,
             disabled: self.disabled(),
+            signed: match config.sign {
+                Sign::All => Signed::All,
+                Sign::Claims if config.sign_types.is_empty() => Signed::None,
+                Sign::Claims => Signed::Types(config.sign_types.iter().cloned().collect()),
+            },
             without: BTreeSet::new(),
         };
         if config.fast_detection { settings.detecting_fast() } else { settings }

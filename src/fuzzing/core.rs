@@ -26,7 +26,7 @@ use crate::{
         StreamId, codec,
         hello::Introduction,
         limits,
-        message::{ClaimBody, CoreHello},
+        message::{ClaimBody, CoreHello, Signed},
     },
 };
 
@@ -166,7 +166,7 @@ pub(super) fn introduction(name: &str, incarnation: u64) -> Introduction {
         zone: None,
         tags: std::collections::BTreeMap::new(),
     };
-    let hello = CoreHello { claim: signed(&body), clock: 0, disabled: Vec::new() };
+    let hello = CoreHello { claim: signed(&body), clock: 0, disabled: Vec::new(), signed: Signed::None };
     Introduction {
         versions: (1, 1),
         cluster: "edge".into(),

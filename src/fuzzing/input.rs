@@ -15,7 +15,7 @@ use crate::{
         limits,
         message::{
             Accusation, Ack, AskHeld, Bygone, ClaimBody, CoreHello, Covers, Digests, DotList, Dots, Forget,
-            Held, MemberRow, Nack, NeedClaim, Open, Ping, PingReq, Reached, RecordBatch, SignedClaim,
+            Held, MemberRow, Nack, NeedClaim, Open, Ping, PingReq, Reached, RecordBatch, Signed, SignedClaim,
             Solicit, Span, SpreadHead, Standing, Took, TypeName, Wants, WireRanges, WireRecord, kind,
         },
     },
@@ -270,6 +270,7 @@ impl<'a> Input<'a> {
             deleted: self.below(5) == 4,
             ttl_ms: if self.below(5) == 4 { Some(self.number()) } else { None },
             value: self.value(),
+            proof: Bytes::new(),
         }
     }
 
@@ -429,6 +430,7 @@ impl<'a> Input<'a> {
         let claim = self.claim_of(of.clone());
         let epoch = codec::decode::<ClaimBody>(&claim.body).map_or(WALL_MS, |body| body.epoch);
         let hello = CoreHello {
+            signed: Signed::None,
             claim,
             clock: self.version(),
             disabled: if self.rarely() { self.many(2, Self::type_name) } else { Vec::new() },

@@ -37,7 +37,7 @@ pub use self::key::{SignatureScheme, SigningKey};
 pub(crate) use self::{
     bundle::{FilePaths, Files},
     crl::ListInForce,
-    signer::Signer,
+    signer::{Signer, digest, is_by},
     spiffe::SpiffeName,
     trust::{Peer, Policy, RejectionKind, Role, Trust, provider},
     x509::written,

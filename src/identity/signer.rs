@@ -1,11 +1,12 @@
-//! Signatures on claims, by the key that the certificate names: made here, checked here. Knows nothing of
-//! what is signed; whoever calls separates its domains.
+//! Signatures on claims and records, by the key that the certificate names: made here, checked here. Knows
+//! nothing of what is signed; whoever calls separates its domains.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use rustls::{
-    SignatureScheme,
+    SignatureScheme, SupportedCipherSuite,
+    crypto::hash::{Hash, HashAlgorithm},
     pki_types::{CertificateDer, UnixTime},
     sign::SigningKey,
 };
@@ -78,6 +79,36 @@ impl Trust {
         };
         peer.node.is_none_or(|named| named == *node) && verify_signature(&chain[0], message, signature)
     }
+
+    /// Whether `chain` leads to the roots and names `node`. Neither its end nor a revocation is looked at: a
+    /// record stays what it was when it was signed. A shared certificate names nobody.
+    pub(crate) fn has_issued(&self, node: &NodeId, chain: &[u8]) -> bool {
+        let Some(chain) = decode_chain(chain) else {
+            return false;
+        };
+        let time = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
+        self.judge(&chain, Role::Writer, time).is_ok_and(|peer| peer.node.as_ref() == Some(node))
+    }
+}
+
+/// Whether the key of a chain, which was judged before, made `signature` over `message`.
+pub(crate) fn is_by(chain: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    decode_chain(chain).is_some_and(|chain| verify_signature(&chain[0], message, signature))
+}
+
+/// SHA-256, by the provider in use.
+pub(crate) fn digest(bytes: &[u8]) -> Bytes {
+    static SHA_256: OnceLock<&'static dyn Hash> = OnceLock::new();
+    let hash = SHA_256.get_or_init(|| {
+        let suites = super::trust::provider();
+        let suites = suites.cipher_suites.iter().filter_map(SupportedCipherSuite::tls13);
+        let mut hashes = suites.map(|suite| suite.common.hash_provider);
+        // RFC 8446 §9.1 demands it of every implementation.
+        hashes
+            .find(|hash| hash.algorithm() == HashAlgorithm::SHA256)
+            .expect("TLS_AES_128_GCM_SHA256 is there")
+    });
+    Bytes::copy_from_slice(hash.hash(bytes).as_ref())
 }
 
 /// Has a key that shows nothing of itself sign something, to see that the certificate is about it.

@@ -56,6 +56,9 @@ pub(crate) enum Role {
     /// The peer signed a claim that reached us, perhaps long ago: either purpose, whatever the time. Whether
     /// a claim is valid must not depend on when it is checked, or nodes would differ for ever.
     Signer,
+    /// The same of a record, which a revocation does not take back either: those who have it would differ for
+    /// ever from those who come later.
+    Writer,
 }
 
 /// Who was let in.
@@ -194,9 +197,10 @@ impl Trust {
         }
         let end = EndEntityCert::try_from(leaf).map_err(|error| Refusal::from_webpki(error, role))?;
         let chain_end = match role {
-            Role::Dialled => self.verify(&end, issuers, now, KeyUsage::server_auth()),
-            Role::Dialler => self.verify(&end, issuers, now, KeyUsage::client_auth()),
-            Role::Signer => self.verify_signer(&end, issuers, now),
+            Role::Dialled => self.verify(&end, issuers, now, KeyUsage::server_auth(), true),
+            Role::Dialler => self.verify(&end, issuers, now, KeyUsage::client_auth(), true),
+            Role::Signer => self.verify_signer(&end, issuers, now, true),
+            Role::Writer => self.verify_signer(&end, issuers, now, false),
         }
         .map_err(|error| Refusal::from_webpki(error, role))?;
         // A trusted authority signed it: now the second parser may look.
@@ -216,21 +220,23 @@ impl Trust {
         })
     }
 
-    /// Chain, validity, purpose and revocation. Gives the end of the first issuer on the path to expire.
+    /// Chain, validity, purpose and, if it is `revocable`, revocation. Gives the end of the first issuer on the path to expire.
     fn verify(
         &self,
         end: &EndEntityCert<'_>,
         issuers: &[CertificateDer<'_>],
         now: UnixTime,
         usage: KeyUsage,
+        revocable: bool,
     ) -> Result<SystemTime, webpki::Error> {
         let algorithms = self.provider.signature_verification_algorithms.all;
         let mut worst = webpki::Error::UnknownIssuer;
         for Anchor { anchor, crls } in &self.anchors {
             let crls: Vec<_> = crls.iter().filter_map(|at| self.crls.get(*at)).collect();
-            let required = self.policy.crl_required;
+            let required = revocable && self.policy.crl_required;
             let unknown = if required { UnknownStatusPolicy::Deny } else { UnknownStatusPolicy::Allow };
-            let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|options| {
+            let lists = RevocationOptionsBuilder::new(&crls).ok().filter(|_| revocable);
+            let revocation = lists.map(|options| {
                 options
                     .with_depth(RevocationCheckDepth::EndEntity)
                     .with_status_policy(unknown)
@@ -263,10 +269,11 @@ impl Trust {
         end: &EndEntityCert<'_>,
         issuers: &[CertificateDer<'_>],
         now: UnixTime,
+        revocable: bool,
     ) -> Result<SystemTime, webpki::Error> {
         let mut time = now;
         let mut usage = KeyUsage::server_auth();
-        let mut result = self.verify(end, issuers, time, usage);
+        let mut result = self.verify(end, issuers, time, usage, revocable);
         for _ in 0..CHAIN_MAX {
             match &result {
                 Err(webpki::Error::CertExpired { not_after, .. }) => time = *not_after,
@@ -274,7 +281,7 @@ impl Trust {
                 Err(webpki::Error::RequiredEkuNotFoundContext(_)) => usage = KeyUsage::client_auth(),
                 _ => break,
             }
-            result = self.verify(end, issuers, time, usage);
+            result = self.verify(end, issuers, time, usage, revocable);
         }
         result
     }
@@ -322,7 +329,7 @@ fn far_future() -> SystemTime {
 /// webpki lets a leaf without any purpose pass in every role.
 fn check_purpose(facts: &Facts, role: Role) -> Result<(), Refusal> {
     let required = match role {
-        Role::Dialled | Role::Signer => ExtendedKeyPurpose::ServerAuth,
+        Role::Dialled | Role::Signer | Role::Writer => ExtendedKeyPurpose::ServerAuth,
         Role::Dialler => ExtendedKeyPurpose::ClientAuth,
     };
     let refuse = |reason: &str| {
@@ -434,7 +441,7 @@ fn purpose(
     let (required, name) = match role {
         Role::Dialled => (ExtendedKeyPurpose::ServerAuth, "serverAuth"),
         Role::Dialler => (ExtendedKeyPurpose::ClientAuth, "clientAuth"),
-        Role::Signer => (ExtendedKeyPurpose::ServerAuth, "serverAuth or clientAuth"),
+        Role::Signer | Role::Writer => (ExtendedKeyPurpose::ServerAuth, "serverAuth or clientAuth"),
     };
     let presented = context
         .present

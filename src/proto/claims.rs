@@ -464,6 +464,7 @@ impl Protocol {
     pub(crate) fn sign_anew(&mut self, now: Now) {
         self.enter(now);
         self.claim_anew(now, |body| body.incarnation = body.incarnation.saturating_add(1));
+        self.sign_records_anew(now);
     }
 
     /// Replaces this node's tags, which the caller has checked.

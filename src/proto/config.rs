@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use crate::wire::message::Signed;
 use crate::{NodeId, StateType};
 
 /// Lifeguard's K: more confirmations of a suspicion change nothing.
@@ -44,6 +45,8 @@ pub(crate) struct ProtocolConfig {
     pub(crate) max_connections: usize,
     /// Types this node neither publishes nor keeps.
     pub(crate) disabled: BTreeSet<StateType>,
+    /// Of which types records are signed, and taken only signed.
+    pub(crate) signed: Signed,
     /// Rules that are switched off, to measure what each is worth. None, but in experiments.
     pub(crate) without: BTreeSet<Rule>,
 }
@@ -93,6 +96,7 @@ impl ProtocolConfig {
             tombstone_ttl: Duration::from_secs(86_400),
             max_connections: 512,
             disabled: BTreeSet::new(),
+            signed: Signed::None,
             without: BTreeSet::new(),
         }
     }

@@ -70,7 +70,7 @@ pub struct ProtoCounters {
     /// Claims whose signature does not hold.
     pub claims_forged: u64,
     pub members_refused: u64,
-    /// Claims this node's own key refused to sign.
+    /// Claims and batches that this node's own key refused to sign.
     pub sign_failures: u64,
     /// Signs of another process under this node's id.
     pub conflicts: u64,
@@ -112,6 +112,17 @@ pub struct ProtoCounters {
     pub records_known: u64,
     /// Records over a limit; they stay unknown and may be accepted later.
     pub records_refused: u64,
+    /// Own records signed; one is signed when it is told first, and under each new certificate.
+    pub records_signed: u64,
+    /// Records without a signature, of a type that wants one. They stay unknown.
+    pub records_unsigned: u64,
+    /// Records that their writer did not sign so, and certificates told for them that no authority issued.
+    pub records_forged: u64,
+    /// Records of which it could not be told: the certificates were not at hand, the teller had told more false
+    /// ones than its share, or it had them end before their time. Anti-entropy brings what is good of them.
+    pub records_unproved: u64,
+    /// Batches that this node did not pass on, since it could not vouch for every record in them.
+    pub batches_withheld: u64,
     /// Records dropped because a peer knew that they had been deleted, and no tombstone told of it any more.
     pub records_bygone: u64,
     /// Words of the sort that did not count: of a register whose owner lives, or beside refused records.

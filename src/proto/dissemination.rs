@@ -53,6 +53,8 @@ const BULK_LEN: usize = 32 * 1024;
 const BULK_FROM: usize = 16 * 1024;
 /// Batches that one flush makes at most; the rest follows a batch time later.
 const FLUSH_MAX: usize = 32;
+/// Records that are signed in one flush, about: some 7 ms, in which nothing else is done.
+const SIGNED_MAX: u64 = 256;
 /// With so many hand-offs not acknowledged yet, nothing new is sent: the newest value of a key waits, not a
 /// queue.
 const PENDING_MAX: usize = 4_096;
@@ -207,7 +209,11 @@ impl Protocol {
     }
 
     pub(super) fn flush(&mut self, now: Now) {
+        let signed = self.counters.records_signed;
         for _ in 0..FLUSH_MAX {
+            if self.counters.records_signed - signed > SIGNED_MAX {
+                break;
+            }
             let nothing = self.spreader.waiting.is_empty() && !self.store.has_unspread();
             // Membership and what is urgent do not wait for the acknowledgements of what is not.
             let hurries = !self.spreader.waiting.is_empty() || self.store.next_lane() == Some(Lane::Urgent);
@@ -247,10 +253,13 @@ impl Protocol {
             if hurries && self.store.next_lane() != Some(Lane::Urgent) {
                 break;
             }
-            let Some((batch, first)) = self.store.take_unspread(limit.saturating_sub(payload.len()), now)
+            let Some((mut batch, first)) = self.store.take_unspread(limit.saturating_sub(payload.len()), now)
             else {
                 break;
             };
+            if !self.seal(&mut batch, now) {
+                break; // it is told again when the key has recovered
+            }
             urgent |= first;
             self.counters.records_spread += batch.records.len() as u64;
             payload.push(kind::RECORDS, &batch);
@@ -276,7 +285,7 @@ impl Protocol {
     pub(super) fn on_spread(&mut self, from: &NodeId, body: &Bytes, now: Now) -> Result<(), Malformed> {
         let (head, payload) = codec::head_and_rest(body)?;
         let head: SpreadHead = codec::decode(&head)?;
-        let parts = Self::spread_parts(&payload)?;
+        let mut parts = Self::spread_parts(&payload)?;
         let is_foreign = |part: &Part| matches!(part, Part::Records(batch) if batch.source != *from);
         if head.origin == *from && parts.iter().any(is_foreign) {
             // A node writes only its own records, and what it passes on for others names them as the origin.
@@ -293,6 +302,12 @@ impl Protocol {
             (spans.is_some(), spans.is_some_and(|s| s.len() >= SPANS_MAX || s.contains(&head.span)));
         if served || head.origin == self.me {
             self.counters.duplicates += 1;
+        } else if !known && !self.vouch_for(from, &mut parts, now) {
+            // What is good of it is taken. The rest is not passed on, or this node would be named for it; and not
+            // acknowledged, so that whoever is honest finds another relay or asks again.
+            self.counters.batches_withheld += 1;
+            self.deliver_all(from, parts, now);
+            return Ok(());
         } else {
             self.counters.duplicates += u64::from(known);
             self.remember(key, head.span.clone(), now);
@@ -306,13 +321,21 @@ impl Protocol {
             // First on its way, then looked at: the next hop need not wait for this node's work.
             self.delegate(&batch, Some(&head.span), Some(from), now);
             if !known {
-                for part in parts {
-                    self.deliver(from, part, now);
-                }
+                self.deliver_all(from, parts, now);
             }
         }
         self.spreader.took.push(head.handoff);
         Ok(())
+    }
+
+    /// Delivers parts whose records have been looked at as far as signatures go.
+    fn deliver_all(&mut self, from: &NodeId, parts: Vec<Part>, now: Now) {
+        for part in parts {
+            match part {
+                Part::Records(batch) => drop(self.merge_records(from, &batch, now)),
+                part => self.deliver(from, part, now),
+            }
+        }
     }
 
     /// Acknowledges what the message at hand has handed over, after it was handed on.

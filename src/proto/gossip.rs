@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     NodeId, StateType,
-    proto::{Now, Protocol, claims::AHEAD_MAX_MS, lamport, members, ranges::Ranges, timers::Timer},
+    proto::{
+        Now, Protocol, claims::AHEAD_MAX_MS, lamport, members, ranges::Ranges, signatures::Way, timers::Timer,
+    },
     wire::{
         codec::Packet,
         limits,
@@ -102,7 +104,8 @@ impl Protocol {
         let mut missing = Vec::new();
         let mut count = 0_u64;
         for dots in &list.dots {
-            let Some(state_type) = self.kept_type(&dots.state_type) else { continue };
+            let kept = self.kept_type(&dots.state_type).filter(|of| self.signs_alike(of, from));
+            let Some(state_type) = kept else { continue };
             let Some(theirs) = Ranges::from_wire(&dots.ranges) else {
                 self.counters.malformed += 1;
                 continue;
@@ -145,7 +148,9 @@ impl Protocol {
             let (batch, absent) =
                 self.store.records_at(&state_type, &dots.source, dots.epoch, &wanted, REPLY_LEN, now);
             gone |= absent;
-            if let Some(batch) = batch {
+            if let Some(mut batch) = batch
+                && self.seal(&mut batch, now)
+            {
                 packet.push(kind::RECORDS, &batch);
             }
         }
@@ -158,8 +163,15 @@ impl Protocol {
         }
     }
 
-    /// Records from a peer, by whichever way.
-    pub(super) fn take_records(&mut self, from: &NodeId, batch: &RecordBatch, now: Now) -> Vec<u64> {
+    /// Records from a peer, by whichever way; which were refused.
+    pub(super) fn take_records(&mut self, from: &NodeId, mut batch: RecordBatch, now: Now) -> Vec<u64> {
+        let mut refused = self.vet(from, &mut batch, Way::Told, now);
+        refused.extend(self.merge_records(from, &batch, now));
+        refused
+    }
+
+    /// Records that may be taken as far as their signatures go.
+    pub(super) fn merge_records(&mut self, from: &NodeId, batch: &RecordBatch, now: Now) -> Vec<u64> {
         if batch.source == *from && batch.records.iter().any(|record| is_far_ahead(record.version, now)) {
             self.on_violation(from, "a version that no clock of the cluster can have come to");
         }

@@ -13,8 +13,8 @@ use crate::{
         CloseCode,
         codec::{self, Malformed},
         message::{
-            Accusation, Ack, AskHeld, DotList, Forget, Held, ListHeads, Nack, NeedClaim, NeedList, Ping,
-            PingReq, Reached, RecordBatch, SignedClaim, Solicit, TheList, Took, kind,
+            Accusation, Ack, AskHeld, Chain, DotList, Forget, Held, ListHeads, Nack, NeedChain, NeedClaim,
+            NeedList, Ping, PingReq, Reached, RecordBatch, SignedClaim, Solicit, TheList, Took, kind,
         },
     },
 };
@@ -44,6 +44,8 @@ pub(super) enum Part {
     AskHeld(AskHeld),
     Held(Held),
     Gone,
+    NeedChain(NeedChain),
+    Chain(Chain),
     Lists(ListHeads),
     NeedList(NeedList),
     List(TheList),
@@ -71,6 +73,8 @@ fn decode(kind: u8, body: &Bytes) -> Result<Part, Malformed> {
         kind::ASK_HELD => Part::AskHeld(codec::decode(body)?),
         kind::HELD => Part::Held(codec::decode(body)?),
         kind::GONE => Part::Gone,
+        kind::NEED_CHAIN => Part::NeedChain(codec::decode(body)?),
+        kind::CHAIN => Part::Chain(codec::decode(body)?),
         kind::LISTS => Part::Lists(codec::decode(body)?),
         kind::NEED_LIST => Part::NeedList(codec::decode(body)?),
         kind::LIST => Part::List(codec::decode(body)?),
@@ -140,6 +144,8 @@ impl Protocol {
             Part::AskHeld(ask) => self.on_ask_held(from, &ask),
             Part::Held(held) => self.on_held(from, held),
             Part::Gone => self.sync_early(from, now),
+            Part::NeedChain(need) => self.on_need_chain(from, need),
+            Part::Chain(chain) => self.on_chain(from, &chain, false, now),
             Part::Lists(heads) => self.on_lists(from, &heads, now)?,
             Part::NeedList(need) => self.on_need_list(from, need, now),
             Part::List(list) => self.on_list(from, list, now),
@@ -174,7 +180,7 @@ impl Protocol {
                 }
             }
             Part::Accusation(accusation) => self.hear_accusation(from, &accusation, now),
-            Part::Records(batch) => drop(self.take_records(from, &batch, now)),
+            Part::Records(batch) => drop(self.take_records(from, batch, now)),
             Part::Forget(forget) => drop(self.bury_forgotten(&forget, now)),
             Part::Unknown => self.counters.parts_skipped += 1,
             _ => debug_assert!(false, "only news is delivered"),

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// The most that may wait, by the name that `queues` gives it: somewhat above the bound in the code.
-const QUEUES_MAX: [(&str, usize); 9] = [
+const QUEUES_MAX: [(&str, usize); 10] = [
     ("pings", 8_192),
     ("probes", 1_024),
     ("checks", 1_024),
@@ -17,6 +17,7 @@ const QUEUES_MAX: [(&str, usize); 9] = [
     ("news", 65_536),
     ("hand-offs", 65_537),
     ("lists asked for", 4_096),
+    ("certificates asked for", 1_024),
 ];
 
 impl Protocol {

@@ -54,6 +54,7 @@ impl Protocol {
             claim,
             clock: self.store.clock(),
             disabled: self.config.disabled.iter().map(Into::into).collect(),
+            signed: self.config.signed.clone(),
         };
         Introduction {
             versions: (VERSION_MIN, VERSION_MAX),
@@ -145,6 +146,7 @@ impl Protocol {
             member.failed_dials = 0;
             member.rtt = Some(member.rtt.unwrap_or(Rtt::sampled(None, rtt)));
             member.disabled = hello.disabled.iter().map(Into::into).collect();
+            member.signed_types = hello.signed;
         });
         self.timers.clear(&Timer::Dial(peer.clone()));
         self.expect_handoffs_from(peer, now);

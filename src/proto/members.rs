@@ -15,7 +15,7 @@ use siphasher::sip::SipHasher13;
 use crate::{
     NodeId, NodeInfo, NodeStatus, StateType,
     proto::{Time, suspicion::Suspicion, time::wall_time},
-    wire::message::{ClaimBody, SignedClaim, Span, Standing},
+    wire::message::{ClaimBody, Signed, SignedClaim, Span, Standing},
 };
 
 /// A member, this node included.
@@ -39,6 +39,8 @@ pub(crate) struct Member {
     pub(crate) linked: bool,
     /// Types it does not keep.
     pub(crate) disabled: BTreeSet<StateType>,
+    /// Of which types it wants records signed.
+    pub(crate) signed_types: Signed,
     /// Its place on the ring.
     pub(crate) place: u64,
     /// Invariant: there is one exactly while the status is `Suspect`.
@@ -85,6 +87,7 @@ impl Member {
             rtt: None,
             linked: false,
             disabled: BTreeSet::new(),
+            signed_types: Signed::None,
             place,
             suspicion: None,
             failed_dials: 0,

@@ -5,7 +5,7 @@
 //! answers · `suspicion`, `awareness`, `schedule` its arithmetic · `link` connections · `members` the table
 //! State: `store` records and which wins · `ranges`, `lamport` its arithmetic · `dissemination` the delegated
 //! spread · `gossip` the net below it · `reconcile` push-pull · `confirm` who has it · `registers` what
-//! counts for readers · `lists` revocation lists on their way
+//! counts for readers · `signatures` of those who wrote · `lists` revocation lists on their way
 
 mod accuse;
 mod awareness;
@@ -33,6 +33,7 @@ mod ranges;
 mod reconcile;
 mod registers;
 mod schedule;
+mod signatures;
 pub(crate) mod store;
 mod suspicion;
 #[cfg(test)]
@@ -64,11 +65,12 @@ use self::{
     probe::{Check, Pinged, Probe},
     reconcile::{Exchange, Purges, Unexplained},
     schedule::Schedule,
+    signatures::Signatures,
     store::{Store, StoreConfig},
     timers::{Timer, Timers},
 };
 pub(crate) use self::{
-    config::{ProtocolConfig, Rule},
+    config::{ProtocolConfig, Rule, Signed},
     link::Verdict,
     output::{Output, StreamInput},
     time::{Now, Time},
@@ -145,6 +147,7 @@ pub(crate) struct Protocol {
     synced_with: BTreeSet<NodeId>,
     confirms: BTreeMap<u64, Confirm>,
     lists: Lists,
+    signatures: Signatures,
 }
 
 impl Protocol {
@@ -169,6 +172,7 @@ impl Protocol {
             tombstone_ttl: config.tombstone_ttl,
             max_batch_size: config.max_batch_size,
             disabled: config.disabled.clone(),
+            signed: config.signed.clone(),
             hash_key,
         });
         let mut core = Self {
@@ -214,6 +218,7 @@ impl Protocol {
             synced_with: BTreeSet::new(),
             confirms: BTreeMap::new(),
             lists: Lists::default(),
+            signatures: Signatures::default(),
             config,
         };
         core.take_place(body, now);
@@ -227,6 +232,7 @@ impl Protocol {
         self.members.keep_chain(signed.chain_hash, chain);
         let mut member = Member::new(body, signed, self.members.place_of(&self.me), now.time, now.wall_ms);
         member.cause = "this node".into();
+        member.signed_types = self.config.signed.clone();
         self.members.insert(member, now.time);
         // Each node has phases of its own, so that a fleet that starts together does not tick together.
         for (timer, interval) in [
@@ -277,6 +283,7 @@ impl Protocol {
             Timer::Leave => self.end_leave(),
             Timer::Expire => self.expire(now),
             Timer::Purge => self.purge(now),
+            Timer::TellAgain => self.tell_again(now),
             Timer::Sweep => self.sweep(now),
         }
     }
@@ -307,6 +314,7 @@ impl Protocol {
         self.pings.retain(|_, ping| now.time.since(ping.sent()) < PING_AGE_MAX);
         self.needed.retain(|_, asked| now.time.since(*asked) < PING_AGE_MAX);
         self.hearsay.sweep(now.time);
+        self.signatures.sweep(now.time);
         self.store.collect(now);
         self.sweep_lists(now);
     }
@@ -442,7 +450,7 @@ impl Protocol {
 
     /// How much of everything waits here that peers or time can make grow, by name.
     #[cfg(any(test, feature = "sim", feature = "fuzzing"))]
-    pub(crate) fn queues(&self) -> [(&'static str, usize); 9] {
+    pub(crate) fn queues(&self) -> [(&'static str, usize); 10] {
         [
             ("pings", self.pings.len()),
             ("probes", self.probes.len()),
@@ -453,6 +461,7 @@ impl Protocol {
             ("news", self.news.len()),
             ("hand-offs", self.spreader.waiting_for()),
             ("lists asked for", self.lists_waiting()),
+            ("certificates asked for", self.signatures.waiting_for()),
         ]
     }
 

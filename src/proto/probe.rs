@@ -313,7 +313,8 @@ impl Protocol {
     /// What this node holds, in hashes, as far as the peer keeps it too.
     fn digests(&self, peer: &NodeId, now: Now) -> Digests {
         let theirs = self.members.get(peer).map(|member| &member.disabled);
-        let except = theirs.into_iter().flatten().cloned().collect();
+        let mut except: BTreeSet<_> = theirs.into_iter().flatten().cloned().collect();
+        except.extend(self.types_signed_otherwise(peer));
         let rest = now.time.since(self.members.changed.max(self.state_changed));
         Digests {
             state: self.store.digest_all(&except),

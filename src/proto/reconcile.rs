@@ -37,6 +37,8 @@ use crate::{
 const FRAMES_AHEAD: usize = 4;
 /// The length of a frame of records or claims, about.
 const FRAME_LEN: usize = 64 * 1024;
+/// Of signed records: some hundred, and to check them takes some 10 ms, in which nothing else is done.
+const SIGNED_FRAME_LEN: usize = FRAME_LEN / 4;
 /// Exchanges that peers may have with this node at a time, and those it begins.
 const INBOUND_MAX: usize = limits::EXCHANGES_MAX;
 const OUTBOUND_MAX: usize = limits::EXCHANGES_MAX;
@@ -108,6 +110,8 @@ struct Plan {
     claims: VecDeque<NodeId>,
     forgets: Vec<Forget>,
     types: VecDeque<Part>,
+    /// Certificates of writers that were told, besides those of claims.
+    chains: BTreeSet<(NodeId, u64)>,
 }
 
 /// When an exchange begins.
@@ -327,8 +331,9 @@ impl Protocol {
                 kind::WANTS => self.on_wants(stream, codec::decode(&body)?, now)?,
                 kind::CLAIM => self.on_told_claim(peer, stream, &codec::decode(&body)?, now),
                 kind::FORGET => drop(self.bury_forgotten(&codec::decode(&body)?, now)),
-                kind::RECORDS => self.on_slice(peer, stream, &codec::decode(&body)?, now),
-                kind::ANEW => self.on_anew(stream, &codec::decode(&body)?, now),
+                kind::CHAIN => self.on_chain(peer, &codec::decode(&body)?, true, now),
+                kind::RECORDS => self.on_slice(peer, stream, codec::decode(&body)?, now),
+                kind::ANEW => self.on_anew(peer, stream, codec::decode(&body)?, now),
                 kind::BYGONE => self.on_bygone(stream, &codec::decode(&body)?)?,
                 kind::COVERS => self.on_covers(peer, stream, codec::decode(&body)?, now)?,
                 kind::LISTS => self.on_lists(peer, &codec::decode(&body)?, now)?,
@@ -411,12 +416,11 @@ impl Protocol {
         }
     }
 
-    fn on_slice(&mut self, peer: &NodeId, stream: StreamId, batch: &RecordBatch, now: Now) {
+    fn on_slice(&mut self, peer: &NodeId, stream: StreamId, batch: RecordBatch, now: Now) {
         self.counters.records_synced += batch.records.len() as u64;
+        let place = (StateType::from(&batch.state_type), batch.source.clone(), batch.epoch);
         let refused = self.take_records(peer, batch, now);
-        let state_type = StateType::from(&batch.state_type);
         if let Some(exchange) = self.exchanges.get_mut(&stream) {
-            let place = (state_type, batch.source.clone(), batch.epoch);
             for seq in refused {
                 exchange.refused.entry(place.clone()).or_default().insert(seq);
             }

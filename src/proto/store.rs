@@ -2,7 +2,7 @@
 //! associative and idempotent. Knows no peer and sends nothing.
 //!
 //! `table` one type's records and indexes · `slots` where they lie · `own` this node's writes · `outbox` which of
-//! them wait · `delta` what another lacks
+//! them wait · `delta` what another lacks · `proofs` its writers' signatures
 
 mod delta;
 #[cfg(test)]
@@ -11,6 +11,7 @@ mod forgotten;
 mod models;
 mod outbox;
 mod own;
+mod proofs;
 mod slots;
 mod table;
 #[cfg(test)]
@@ -25,7 +26,7 @@ use std::{
 
 use bytes::Bytes;
 
-pub(crate) use self::{delta::Cursor, outbox::Lane, table::Vector};
+pub(crate) use self::{delta::Cursor, outbox::Lane, proofs::Alike, table::Vector};
 use self::{
     outbox::Outbox,
     slots::Fate,
@@ -40,7 +41,7 @@ use crate::{
     },
     wire::{
         limits,
-        message::{RecordBatch, WireRecord},
+        message::{RecordBatch, Signed, WireRecord},
     },
 };
 
@@ -60,6 +61,8 @@ const KEPT_AFTER_ITS_END: Duration = Duration::from_secs(600);
 pub(crate) const PAGE: u32 = 512;
 /// What a record costs on the wire beside key and value, about.
 const RECORD_OVERHEAD: usize = 32;
+/// What the proof of a record adds, with a key of the curve P-256.
+const PROOF_ROOM: usize = 90;
 
 /// What the store is told at its making.
 #[cfg_attr(test, derive(Clone))]
@@ -70,6 +73,8 @@ pub(crate) struct StoreConfig {
     pub(crate) tombstone_ttl: Duration,
     pub(crate) max_batch_size: usize,
     pub(crate) disabled: BTreeSet<StateType>,
+    /// Of which types signatures are kept.
+    pub(crate) signed: Signed,
     pub(crate) hash_key: (u64, u64),
 }
 
@@ -270,6 +275,11 @@ impl Store {
             timestamp_ms: record.timestamp_ms,
             fate,
             value: if record.deleted { Bytes::new() } else { record.value.clone() },
+            proof: if self.config.signed.covers(state_type.as_str()) {
+                record.proof.clone()
+            } else {
+                Bytes::new()
+            },
         };
         // What has ended here does not come back because its writer has numbered it anew.
         if matches!(fate, Fate::Ends(_))
@@ -411,6 +421,7 @@ impl Store {
 fn is_valid(record: &WireRecord, now: Now) -> bool {
     (1..=SEQ_MAX).contains(&record.seq)
         && (1..=limits::KEY_LEN_MAX).contains(&record.key.len())
+        && record.proof.len() <= limits::PROOF_LEN_MAX
         && record.version <= lamport::bound(now.wall_ms)
         && (record.deleted || limits::check_value(&record.value).is_ok())
 }

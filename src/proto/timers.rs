@@ -50,6 +50,8 @@ pub(crate) enum Timer {
     Expire,
     /// More is to be dropped of what was deleted long ago.
     Purge,
+    /// More own records are to be told again, signed by a new certificate.
+    TellAgain,
     /// Old graves, tombstones and duplicates are forgotten.
     Sweep,
 }

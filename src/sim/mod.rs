@@ -131,6 +131,8 @@ pub(crate) struct World {
     cuts: BTreeSet<(SocketAddr, SocketAddr)>,
     /// The chance that a host loses a packet, in or out, besides what the network loses.
     lossy: BTreeMap<SocketAddr, f64>,
+    /// Nodes that say something else than their cores do, and what becomes of it.
+    pub(crate) alters: BTreeMap<NodeId, fn(&NodeId, &bytes::Bytes) -> bytes::Bytes>,
     /// Links that behave otherwise than the rest, by direction.
     links: BTreeMap<(SocketAddr, SocketAddr), LinkSettings>,
     /// Dials that were refused: the dialler's name and process, whom it dialled, and why.
@@ -174,6 +176,7 @@ impl World {
             lanes: BTreeMap::new(),
             cuts: BTreeSet::new(),
             lossy: BTreeMap::new(),
+            alters: BTreeMap::new(),
             links: BTreeMap::new(),
             refused: Vec::new(),
             unsent: 0,

@@ -118,7 +118,17 @@ impl World {
         1.0 - (1.0 - loss) * (1.0 - of(from)) * (1.0 - of(to))
     }
 
+    /// What leaves a process, which is what its core says but at a liar's.
+    fn said(&self, pid: Pid, bytes: Bytes) -> Bytes {
+        let id = &self.procs[pid].id;
+        match self.alters.get(id) {
+            Some(alter) => alter(id, &bytes),
+            None => bytes,
+        }
+    }
+
     pub(super) fn send(&mut self, pid: Pid, to: &NodeId, bytes: Bytes) {
+        let bytes = self.said(pid, bytes);
         if let Some(held) = &mut self.procs[pid].held {
             held.push((to.clone(), bytes));
             return;
@@ -300,6 +310,7 @@ impl World {
         let Some(&(conn, place)) = self.procs[pid].streams.get(&stream) else { return };
         let end = self.conns[conn].end_of(pid);
         let peer = self.procs[self.conns[conn].pids[1 - end]].id.clone();
+        let bytes = self.said(pid, bytes);
         let sent = self.put_parcel((conn, end, place), Parcel::Frame(bytes));
         self.at_micros(sent, Step::Input(pid, Input::Stream { peer, stream, input: StreamInput::Sent }));
     }

@@ -422,6 +422,18 @@ impl Vouch for KeyedHashes {
         chain == node.as_str().as_bytes() && signature == keyed_hash(self.secret, node.as_str(), message)
     }
 
+    fn digest(&self, bytes: &[u8]) -> Bytes {
+        Bytes::copy_from_slice(&keyed_hash(self.secret, "", bytes))
+    }
+
+    fn has_issued(&self, node: &NodeId, chain: &[u8]) -> bool {
+        chain == node.as_str().as_bytes()
+    }
+
+    fn is_by(&self, chain: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        str::from_utf8(chain).is_ok_and(|name| signature == keyed_hash(self.secret, name, message))
+    }
+
     fn trusts_issuer(&self, _issuer: u64) -> bool {
         true
     }

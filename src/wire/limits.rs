@@ -30,6 +30,8 @@ pub(crate) const HELLO_LEN_MAX: usize = 32 * 1024;
 pub(crate) const DATAGRAM_LEN_MAX: usize = 1_150;
 /// The longest certificate chain in a claim, in bytes.
 pub(crate) const CHAIN_LEN_MAX: usize = 16 * 1024;
+/// The longest proof of a record, in bytes: a signature by RSA with 8192 bits, and what it covers besides.
+pub(crate) const PROOF_LEN_MAX: usize = 1_200;
 
 /// The longest revocation list that travels between nodes, in bytes: some 29,000 entries with serial numbers
 /// of 16 bytes, which take 35 bytes each. It goes as one message on the peer's message stream, and must fit a

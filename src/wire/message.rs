@@ -1,7 +1,10 @@
 //! What trusted peers say to one another: the bodies of a packet's parts and of a push-pull's frames. What
 //! travels is not the public types, so either can change without the other. Data only.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -28,6 +31,8 @@ pub(crate) mod kind {
     pub(crate) const ASK_HELD: u8 = 16;
     pub(crate) const HELD: u8 = 17;
     pub(crate) const GONE: u8 = 18;
+    pub(crate) const NEED_CHAIN: u8 = 19;
+    pub(crate) const CHAIN: u8 = 20;
 
     // Frames of a push-pull stream.
     pub(crate) const OPEN: u8 = 32;
@@ -213,6 +218,68 @@ pub(crate) struct WireRecord {
     /// What is left of its time to live.
     pub(crate) ttl_ms: Option<u64>,
     pub(crate) value: Bytes,
+    /// A `Proof`, encoded by who signed it. Not there in a record that is not signed, which costs no byte.
+    #[serde(default, skip_serializing_if = "Bytes::is_empty")]
+    pub(crate) proof: Bytes,
+}
+
+/// Its writer's signature over a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Proof {
+    /// Hash of the certificate chain whose key signed.
+    pub(crate) chain_hash: u64,
+    /// Of a record that ends by itself.
+    pub(crate) lease: Option<Lease>,
+    pub(crate) signature: Bytes,
+}
+
+/// What is signed of a record that ends by itself: so it can be proved when its value is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lease {
+    /// When it ends, by its writer's clock.
+    pub(crate) ends_ms: u64,
+    /// The hash of its value.
+    pub(crate) value: Bytes,
+}
+
+/// Send me the certificates by which that node signed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct NeedChain {
+    pub(crate) node_id: NodeId,
+    pub(crate) chain_hash: u64,
+}
+
+/// Here they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Chain {
+    pub(crate) node_id: NodeId,
+    pub(crate) chain: Bytes,
+}
+
+/// Of which types a node signs its records, and takes others' only signed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Signed {
+    #[default]
+    #[serde(rename = "n")]
+    None,
+    #[serde(rename = "a")]
+    All,
+    #[serde(rename = "t")]
+    Types(BTreeSet<String>),
+}
+
+impl Signed {
+    pub(crate) fn covers(&self, name: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Types(types) => types.contains(name),
+        }
+    }
+
+    pub(crate) fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 /// Records of one type, source and epoch.
@@ -286,6 +353,9 @@ pub(crate) struct CoreHello {
     pub(crate) clock: u64,
     /// Types this node does not keep.
     pub(crate) disabled: Vec<TypeName>,
+    /// Of which types it wants records signed.
+    #[serde(default, skip_serializing_if = "Signed::is_none")]
+    pub(crate) signed: Signed,
 }
 
 /// The first frame of a push-pull, from both sides.

@@ -118,8 +118,8 @@ fn dots() -> impl Strategy<Value = Vec<Dots>> {
 }
 
 fn record() -> impl Strategy<Value = WireRecord> {
-    (number(), ".{0,20}", number(), number(), any::<bool>(), some(number()), bytes()).prop_map(
-        |(seq, key, version, timestamp_ms, deleted, ttl_ms, value)| WireRecord {
+    (number(), ".{0,20}", number(), number(), any::<bool>(), some(number()), bytes(), bytes()).prop_map(
+        |(seq, key, version, timestamp_ms, deleted, ttl_ms, value, proof)| WireRecord {
             seq,
             key,
             version,
@@ -127,6 +127,7 @@ fn record() -> impl Strategy<Value = WireRecord> {
             deleted,
             ttl_ms,
             value,
+            proof,
         },
     )
 }
@@ -332,11 +333,23 @@ fn every_large_message_comes_out_as_it_went_in_and_a_damaged_one_is_refused_or_s
             disabled,
         }),
     );
-    check((signed(), number(), many(type_name())).prop_map(|(claim, clock, disabled)| CoreHello {
-        claim,
-        clock,
-        disabled,
+    let wanted = prop_oneof![
+        Just(Signed::None),
+        Just(Signed::All),
+        prop::collection::btree_set(".{0,9}", 0..4).prop_map(Signed::Types),
+    ];
+    check(
+        (signed(), number(), many(type_name()), wanted)
+            .prop_map(|(claim, clock, disabled, signed)| CoreHello { claim, clock, disabled, signed }),
+    );
+    let lease = some((number(), bytes()).prop_map(|(ends_ms, value)| Lease { ends_ms, value }));
+    check((number(), lease, bytes()).prop_map(|(chain_hash, lease, signature)| Proof {
+        chain_hash,
+        lease,
+        signature,
     }));
+    check((node(), number()).prop_map(|(node_id, chain_hash)| NeedChain { node_id, chain_hash }));
+    check((node(), bytes()).prop_map(|(node_id, chain)| Chain { node_id, chain }));
     check(introduction());
 }
 

@@ -167,6 +167,47 @@ fn fast_detection_contradicts_what_it_sets() {
 }
 
 #[test]
+fn what_is_signed_is_named_once_and_by_names_that_types_can_have() {
+    type Case = (fn(&mut Config), &'static [&'static str]);
+    let cases: [Case; 7] = [
+        (|c| c.sign = Sign::All, &[]),
+        (|c| c.sign_types = vec!["drain".into(), "own".into()], &[]),
+        (
+            |c| (c.sign, c.sign_types) = (Sign::All, vec!["drain".into()]),
+            &["sign-types = 1 types: sign = \"all\" signs every type; leave one of the two out"],
+        ),
+        (
+            |c| c.sign_types = vec![String::new(), "a\nb".into()],
+            &[
+                "sign-types = \"\": no type can have that name; use names of 1 to 64 bytes without control characters",
+                "sign-types = \"a\\nb\": no type can have that name; use names of 1 to 64 bytes without control characters",
+            ],
+        ),
+        (
+            |c| c.sign_types = vec!["x".into(); 257],
+            &["sign-types = 257 types: there are too many; use at most 256, or sign = \"all\""],
+        ),
+        (
+            |c| (c.sign, c.tls.shared_certificate) = (Sign::All, true),
+            &[
+                "sign = all: with tls.shared-certificate = true any node could sign as any other; give each node a \
+               certificate of its own, or leave signing off",
+            ],
+        ),
+        (
+            |c| (c.sign_types, c.tls.shared_certificate) = (vec!["x".into()], true),
+            &[
+                "sign-types = 1 types: with tls.shared-certificate = true any node could sign as any other; give each \
+               node a certificate of its own, or leave signing off",
+            ],
+        ),
+    ];
+    for (change, expected) in cases {
+        assert_eq!(told(&with(change)), expected);
+    }
+}
+
+#[test]
 fn the_bounds_themselves_are_allowed() {
     let low = with(|c| {
         (c.gossip_interval, c.push_pull_interval, c.ping_timeout, c.ping_interval) =

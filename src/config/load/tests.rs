@@ -65,6 +65,8 @@ fn every_key_sets_its_own_field() {
         sync-circuit-breaker = false
         sync-drain = false
         sync-conntrack = false
+        sign = "all"
+        sign-types = ["a:1", "b:2"]
         dead-node-reclaim-ms = 10
         tombstone-ttl-ms = 11
         max-connections = 12
@@ -85,7 +87,8 @@ fn every_key_sets_its_own_field() {
         "zone": "fra", "advertise-address": "10.0.0.1", "ping-interval-ms": 6, "ping-timeout-ms": 7,
         "ping-req-count": 8, "suspicion-mult": 9, "fast-detection": true,
         "sync-health": false, "sync-circuit-breaker": false,
-        "sync-drain": false, "sync-conntrack": false, "dead-node-reclaim-ms": 10, "tombstone-ttl-ms": 11,
+        "sync-drain": false, "sync-conntrack": false, "sign": "all", "sign-types": ["a:1", "b:2"],
+        "dead-node-reclaim-ms": 10, "tombstone-ttl-ms": 11,
         "max-connections": 12, "tags": {"rack": "r1"},
         "tls": {"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem", "crl": "crl.pem",
             "crl-required": true, "shared-certificate": true, "watch": true, "watch-interval-ms": 13},
@@ -119,6 +122,15 @@ fn what_a_file_holds_wrongly_is_told_with_its_line() {
             "gossip-interval = 1",
             "gossip-interval = 1: there is no such key (line 2); did you mean gossip-interval-ms?",
         ),
+        (
+            "sign = \"some\"",
+            "sign = \"some\": there is no such setting (line 2); use \"claims\" or \"all\", or leave it out and set sign-types",
+        ),
+        (
+            "sign = true",
+            "sign = true: it is true or false (line 2); use \"claims\" or \"all\", or leave it out and set sign-types",
+        ),
+        ("sign-types = \"drain\"", "sign-types = \"drain\": it is a string (line 2); use a list of strings"),
         ("tls-ca = \"x\"", "tls-ca = \"x\": there is no such key (line 2); did you mean tls.ca?"),
         ("tls.cret = \"x\"", "tls.cret = \"x\": there is no such key (line 2); did you mean tls.cert?"),
         ("bind_port = 1", "bind_port = 1: there is no such key (line 2); did you mean bind-port?"),

@@ -139,3 +139,43 @@ fn no_bytes_make_a_parser_or_a_judge_panic() {
 fn the_first_group_offered_is_the_post_quantum_one() {
     assert_eq!(provider().kx_groups[0].name(), rustls::NamedGroup::X25519MLKEM768);
 }
+
+#[test]
+fn a_record_outlives_its_writers_certificate_and_its_revocation() {
+    let authority = authority();
+    let now = clock::wall_now();
+    let here = authority.issue(&id("b")).unwrap();
+    let stranger = trust(&Authority::generate("edge").unwrap().issue(&id("b")).unwrap());
+    let strict = Policy { crl_required: true, ..Policy::default() };
+    for (from, to) in [(now - 2 * DAY, now - DAY), (now - DAY, now + DAY), (now + DAY, now + 2 * DAY)] {
+        let writer = authority.issue_for(&id("a"), Validity::between(from, to)).unwrap();
+        let chain = Signer::new(&writer).chain();
+        authority.revoke(&writer).unwrap();
+        let warned = here.clone().with_crl_pem(&authority.crl_pem()).unwrap();
+        for trust in [trust(&here), trust(&warned), Trust::new(&here, strict).unwrap()] {
+            assert!(trust.has_issued(&id("a"), &chain));
+            assert!(!trust.has_issued(&id("b"), &chain));
+            assert!(!trust.has_issued(&id("a"), &chain[..chain.len() - 1]));
+        }
+        assert!(!stranger.has_issued(&id("a"), &chain));
+    }
+    let shared = Signer::new(&authority.issue_shared().unwrap()).chain();
+    assert!(!Trust::new(&here, SHARED).unwrap().has_issued(&id("a"), &shared), "it names nobody");
+}
+
+#[test]
+fn a_signature_is_by_the_key_of_its_chain() {
+    let authority = authority();
+    let [a, b] = ["a", "b"].map(|name| Signer::new(&authority.issue(&id(name)).unwrap()));
+    let signature = a.sign(b"m").unwrap();
+    assert!(is_by(&a.chain(), b"m", &signature));
+    assert!(!is_by(&a.chain(), b"n", &signature) && !is_by(&b.chain(), b"m", &signature));
+    assert!(!is_by(b"", b"m", &signature) && !is_by(&a.chain(), b"m", &[]));
+}
+
+#[test]
+fn the_digest_is_sha_256() {
+    // FIPS 180-2, appendix B.1.
+    let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(x509::hex(&digest(b"abc")), expected);
+}

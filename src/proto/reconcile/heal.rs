@@ -9,7 +9,7 @@ use std::{
 use super::{Exchange, FRAME_LEN, bygone::PURGE_PAUSE, send::Part};
 use crate::{
     NodeId, StateType,
-    proto::{Now, Protocol, Time, store::Vector, timers::Timer},
+    proto::{Now, Protocol, Time, signatures::Way, store::Vector, timers::Timer},
     wire::{
         StreamId,
         codec::Packet,
@@ -75,10 +75,14 @@ impl Protocol {
                 self.purges.push_back(((part.of.clone(), peer.clone(), epoch), unheld.withdrawn));
                 self.timers.set_by(Timer::Purge, now.time + PURGE_PAUSE);
             }
-            for batch in &unheld.batches {
-                packet.push(kind::ANEW, batch);
+            let told = !unheld.batches.is_empty();
+            for mut batch in unheld.batches {
+                // What is not signed is not told; it differs on, and is found again.
+                if self.seal(&mut batch, now) {
+                    packet.push(kind::ANEW, &batch);
+                }
             }
-            if !unheld.batches.is_empty() {
+            if told {
                 return true;
             }
         }
@@ -86,13 +90,22 @@ impl Protocol {
     }
 
     /// What the peer holds besides.
-    pub(super) fn on_anew(&mut self, stream: StreamId, batch: &RecordBatch, now: Now) {
+    pub(super) fn on_anew(&mut self, peer: &NodeId, stream: StreamId, mut batch: RecordBatch, now: Now) {
         let Some(Exchange { compares, .. }) = self.exchanges.get(&stream) else { return };
         if compares.contains(&StateType::from(&batch.state_type)) {
+            self.vet(peer, &mut batch, Way::Anew, now);
             let mut effects = Vec::new();
-            self.counters.records_healed += self.store.heal(batch, now, &mut effects);
+            self.counters.records_healed += self.store.heal(&batch, now, &mut effects);
             self.state_changed = now.time;
             self.perform_effects(effects, now);
+        }
+    }
+
+    /// Has a type compared in an exchange, as if this side had told what it holds.
+    #[cfg(test)]
+    pub(in crate::proto) fn expect_anew(&mut self, stream: StreamId, of: &StateType) {
+        if let Some(exchange) = self.exchanges.get_mut(&stream) {
+            exchange.compares.insert(of.clone());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ENTRIES_PER_FRAME, Exchange, FRAME_LEN, FRAMES_AHEAD, Plan, RANGES_MAX, RANGES_PER_ENTRY,
-    RANGES_PER_FRAME, ROWS_PER_FRAME, SYNCED_WITH,
+    RANGES_PER_FRAME, ROWS_PER_FRAME, SIGNED_FRAME_LEN, SYNCED_WITH,
 };
 use crate::{
     EventData, EventKind, NodeId, NodeStatus, StateType,
@@ -99,8 +99,8 @@ impl Protocol {
         let Some(open) = &exchange.opened else { return };
         let theirs: BTreeMap<StateType, u64> =
             open.types.iter().map(|(name, digest)| (StateType::from(name), *digest)).collect();
-        let disabled =
-            self.members.get(&exchange.peer).map(|member| member.disabled.clone()).unwrap_or_default();
+        let peer = exchange.peer.clone();
+        let disabled = self.members.get(&peer).map(|member| member.disabled.clone()).unwrap_or_default();
         let members_differ = self.members.hash() != open.members;
         let mut types = self.store.types();
         types.extend(theirs.keys().filter(|of| !self.config.disabled.contains(*of)).cloned());
@@ -108,6 +108,7 @@ impl Protocol {
         types.dedup();
         types.retain(|of| {
             !disabled.contains(of)
+                && self.signs_alike(of, &peer)
                 && !self.is_purging(of)
                 && self.store.digest(of) != theirs.get(of).copied().unwrap_or(0)
         });
@@ -279,7 +280,12 @@ impl Protocol {
             }
             let Some(mut plan) = exchange.plan.take() else { break };
             let peer = exchange.peer.clone();
-            let frames = self.next_frames(&peer, &mut plan, now);
+            let Some(frames) = self.next_frames(&peer, &mut plan, now) else {
+                // What this node cannot sign as yet would be claimed to have been told.
+                self.drop_exchange(stream);
+                self.outputs.push_back(Output::Reset { stream });
+                return;
+            };
             let done = frames.is_empty();
             for packet in frames {
                 self.frame(stream, packet);
@@ -309,7 +315,8 @@ impl Protocol {
     }
 
     /// The next slice of the plan; more than one frame only where what belongs together must be sent at once.
-    fn next_frames(&mut self, peer: &NodeId, plan: &mut Plan, now: Now) -> Vec<Packet> {
+    /// None if the key refuses to sign.
+    fn next_frames(&mut self, peer: &NodeId, plan: &mut Plan, now: Now) -> Option<Vec<Packet>> {
         let mut packet = Packet::new();
         for forget in plan.forgets.drain(..) {
             packet.push(kind::FORGET, &forget);
@@ -322,11 +329,17 @@ impl Protocol {
             }
         }
         if !packet.is_empty() {
-            return vec![packet];
+            return Some(vec![packet]);
         }
-        let Some(mut part) = plan.types.pop_front() else { return Vec::new() };
-        let (batches, more) = self.store.delta(&part.of, &part.theirs, FRAME_LEN, now);
+        let Some(mut part) = plan.types.pop_front() else { return Some(Vec::new()) };
+        let signed = self.config.signed.covers(part.of.as_str());
+        let slice = if signed { SIGNED_FRAME_LEN } else { FRAME_LEN };
+        let (mut batches, more) = self.store.delta(&part.of, &part.theirs, slice, now);
+        if !batches.iter_mut().all(|batch| self.seal(batch, now)) {
+            return None;
+        }
         for batch in &batches {
+            self.add_chains(batch, &mut plan.chains, &mut packet);
             let known = part.theirs.entry((batch.source.clone(), batch.epoch)).or_default();
             if let Some(last) = batch.records.last() {
                 known.insert_range(1, last.seq); // the slices go up; what is written meanwhile lies above
@@ -340,10 +353,10 @@ impl Protocol {
             // The next slice begins where this one ended, by what the peer has by then; what changed
             // meanwhile is among it.
             plan.types.push_front(part);
-            return vec![packet];
+            return Some(vec![packet]);
         }
         // Claims last, together with the last slice: nothing can change in between.
-        self.claims(&part, packet)
+        Some(self.claims(&part, packet))
     }
 
     /// Tells a peer that lacks dots whose tombstones may be gone the next of what has become bygone; whether there

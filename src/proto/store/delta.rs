@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, hash::Hasher as _};
 
 use siphasher::sip::SipHasher13;
 
-use super::{PAGE, RECORD_OVERHEAD, Store, Table, Vector, own::to_wire, slots::Fate};
+use super::{PAGE, Store, Table, Vector, own::to_wire, slots::Fate};
 use crate::{
     NodeId, StateType,
     proto::{Now, ranges::Ranges},
@@ -87,7 +87,7 @@ impl Store {
                         full = true;
                         break 'slice;
                     }
-                    bytes += held.key().len() + held.value().len() + RECORD_OVERHEAD;
+                    bytes += held.size();
                     records.push(to_wire(held, now));
                 }
             }
@@ -120,7 +120,7 @@ impl Store {
         for (lo, hi) in wanted.iter() {
             for held in table.at(source, epoch, lo, hi) {
                 if bytes < bytes_max {
-                    bytes += held.key().len() + held.value().len() + RECORD_OVERHEAD;
+                    bytes += held.size();
                     records.push(to_wire(held, now));
                 }
             }
@@ -260,7 +260,7 @@ impl Store {
                 unheld.withdrawn.insert(seq);
                 continue;
             }
-            bytes += record.key().len() + record.value().len() + RECORD_OVERHEAD;
+            bytes += record.size();
             let record = to_wire(record, now);
             let last = unheld.batches.last_mut();
             match last.filter(|batch| batch.source == *source && batch.epoch == epoch) {

@@ -22,6 +22,7 @@ pub(super) fn store(name: &str) -> Store {
         tombstone_ttl: Duration::from_millis(TOMBSTONE_MS),
         max_batch_size: 3,
         disabled: BTreeSet::new(),
+        signed: Signed::None,
         hash_key: (1, 2),
     })
 }
@@ -136,6 +137,7 @@ fn any_batch() -> impl Strategy<Value = RecordBatch> {
             deleted,
             ttl_ms: None,
             value: value(number),
+            proof: Bytes::new(),
         });
     let carried = prop_oneof![3 => Just(Vec::new()), 1 => (1..9_u64, 0..3_u64).prop_map(|(lo, len)| vec![(lo, lo + len)])];
     // Those of `a` itself are of its present life, of one to come, or of one that is over.

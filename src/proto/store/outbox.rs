@@ -40,7 +40,7 @@ pub(super) struct Dirty {
     /// Its writer wants it to take two relays a range.
     pub(super) urgent: bool,
     order: u64,
-    size: usize,
+    pub(super) size: usize,
 }
 
 /// The keys that wait.
@@ -74,7 +74,9 @@ impl Outbox {
         let lane = Lane::of(state_type, urgent);
         let place = (state_type.clone(), Arc::clone(key));
         let mut dirty = if let Some(mut before) = self.keys.remove(&place) {
-            before.carried.insert(before.seq);
+            if before.seq != seq {
+                before.carried.insert(before.seq);
+            }
             self.bytes -= before.size;
             self.order.remove(&(before.lane, before.order));
             before

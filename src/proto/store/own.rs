@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Effect, RECORD_OVERHEAD, Record, Store, Table, outbox::Lane, slots::Fate, table::Held};
+use super::{
+    Effect, PROOF_ROOM, RECORD_OVERHEAD, Record, Store, Table, outbox::Lane, slots::Fate, table::Held,
+};
 use crate::{
     StateType, SyncableState,
     proto::{Now, ranges::Ranges, time::wall_ms},
@@ -88,6 +90,7 @@ impl Store {
             timestamp_ms: now.wall_ms,
             fate,
             value,
+            proof: Bytes::new(),
         }
     }
 
@@ -103,12 +106,17 @@ impl Store {
         let seq = self.next_seq(state_type);
         record.seq = seq;
         let (me, epoch) = (self.config.me.clone(), self.config.epoch);
-        let size = key.len() + record.value.len() + RECORD_OVERHEAD;
+        let size = key.len() + record.value.len() + RECORD_OVERHEAD + self.proof_room(state_type);
         let state = record.to_state(state_type, key);
         self.table(state_type).learn(&me, epoch, |known, _| _ = known.insert(seq));
         self.place(state_type, key, &record, effects);
         self.outbox.push(state_type, &key.into(), seq, size, urgent);
         state
+    }
+
+    /// How long the proof of an own record of that type may become, about, that has none yet.
+    pub(super) fn proof_room(&self, state_type: &StateType) -> usize {
+        if self.config.signed.covers(state_type.as_str()) { PROOF_ROOM } else { 0 }
     }
 
     fn next_seq(&mut self, state_type: &StateType) -> u64 {
@@ -137,7 +145,8 @@ impl Store {
                     Fate::Ended(kept) => Fate::Ended(kept.max(now.time + self.kept_after_its_end())),
                     fate => fate,
                 };
-                let record = Record { epoch, fate, ..record };
+                // Under another dot it is signed anew, when it is told.
+                let record = Record { epoch, fate, proof: Bytes::new(), ..record };
                 // The same value under a new dot: nobody here is told.
                 self.write(&state_type, &key, record, false, &mut Vec::new());
             }
@@ -186,7 +195,7 @@ impl Store {
                 records: Vec::new(),
                 carried: Vec::new(),
             });
-            bytes += key.len() + held.value().len() + RECORD_OVERHEAD;
+            bytes += held.size().max(dirty.size);
             batch.records.push(to_wire(held, now));
             if !dirty.carried.is_empty() {
                 let mut carried = Ranges::from_wire(&batch.carried).unwrap_or_default();
@@ -213,6 +222,7 @@ pub(super) fn to_wire(held: Held<'_>, now: Now) -> WireRecord {
         timestamp_ms: held.timestamp_ms(),
         deleted: held.is_deleted(),
         ttl_ms,
-        value: held.to_record().value,
+        value: held.value_bytes(),
+        proof: Bytes::copy_from_slice(held.proof()),
     }
 }

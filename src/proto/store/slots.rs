@@ -1,5 +1,5 @@
-//! Records in as few bytes as they need: key and value in one allocation, the source as a number, and a place
-//! that stays theirs while they are held. Knows no order and no rule of who wins.
+//! Records in as few bytes as they need: key, proof and value in one allocation, the source as a number, and a
+//! place that stays theirs while they are held. Knows no order and no rule of who wins.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(super) enum Fate {
 #[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// Key, then value.
+    /// Key, proof, value. Few records have a proof, and only they pay for it.
     payload: Arc<[u8]>,
     pub(super) version: u64,
     pub(super) seq: u64,
@@ -37,29 +37,41 @@ pub(super) struct Slot {
     /// The number of its source's life.
     pub(super) life: u32,
     key_len: u16,
+    proof_len: u16,
 }
 
 impl Slot {
     pub(super) fn new(
         key: &str,
-        value: &[u8],
+        (value, proof): (&[u8], &[u8]),
         (life, seq): (u32, u64),
         (version, timestamp_ms): (u64, u64),
         fate: Fate,
     ) -> Self {
-        let mut payload = Vec::with_capacity(key.len() + value.len());
-        payload.extend_from_slice(key.as_bytes());
-        payload.extend_from_slice(value);
         let key_len = u16::try_from(key.len()).expect("a key is far shorter than 64 KiB: that was checked");
-        Self { payload: payload.into(), version, seq, timestamp_ms, fate, life, key_len }
+        let (payload, proof_len) = packed(key, proof, value);
+        Self { payload, version, seq, timestamp_ms, fate, life, key_len, proof_len }
     }
 
     pub(super) fn key(&self) -> &str {
         str::from_utf8(&self.payload[..self.key_len.into()]).expect("it was a text when it came here")
     }
 
+    fn value_at(&self) -> usize {
+        usize::from(self.key_len) + usize::from(self.proof_len)
+    }
+
     pub(super) fn value(&self) -> &[u8] {
-        &self.payload[self.key_len.into()..]
+        &self.payload[self.value_at()..]
+    }
+
+    /// Its writer's signature; empty without one.
+    pub(super) fn proof(&self) -> &[u8] {
+        &self.payload[self.key_len.into()..self.value_at()]
+    }
+
+    pub(super) fn set_proof(&mut self, proof: &[u8]) {
+        (self.payload, self.proof_len) = packed(self.key(), proof, self.value());
     }
 
     /// The value for who keeps it longer than the slot does.
@@ -68,19 +80,28 @@ impl Slot {
         if value.len() <= COPIED_MAX {
             Bytes::copy_from_slice(value)
         } else {
-            Bytes::from_owner(Arc::clone(&self.payload)).slice(usize::from(self.key_len)..)
+            Bytes::from_owner(Arc::clone(&self.payload)).slice(self.value_at()..)
         }
     }
 
-    /// Leaves a tombstone, to be kept until then.
+    /// Leaves a tombstone, to be kept until then. Its proof outlives the value: that says when it was to end.
     pub(super) fn end(&mut self, kept: Time) {
-        self.payload = self.payload[..self.key_len.into()].into();
+        self.payload = self.payload[..self.value_at()].into();
         self.fate = Fate::Ended(kept);
     }
 
     pub(super) fn is_deleted(&self) -> bool {
         matches!(self.fate, Fate::Ended(_))
     }
+}
+
+fn packed(key: &str, proof: &[u8], value: &[u8]) -> (Arc<[u8]>, u16) {
+    let proof_len = u16::try_from(proof.len()).expect("a proof is far shorter than 64 KiB: that was checked");
+    let mut payload = Vec::with_capacity(key.len() + proof.len() + value.len());
+    payload.extend_from_slice(key.as_bytes());
+    payload.extend_from_slice(proof);
+    payload.extend_from_slice(value);
+    (payload.into(), proof_len)
 }
 
 /// All slots of a type, by number. A number is used again once its record is gone.
@@ -145,7 +166,7 @@ mod tests {
     use super::*;
 
     fn slot(key: &str, value: &[u8]) -> Slot {
-        Slot::new(key, value, (1, 2), (3, 4), Fate::Stays)
+        Slot::new(key, (value, b""), (1, 2), (3, 4), Fate::Stays)
     }
 
     #[test]
@@ -161,8 +182,13 @@ mod tests {
             let value = vec![7; len];
             let mut slot = slot(key, &value);
             assert_eq!((slot.key(), slot.value(), &slot.value_bytes()[..]), (key, &value[..], &value[..]));
+            slot.set_proof(b"proof");
+            assert_eq!((slot.key(), slot.proof(), slot.value()), (key, &b"proof"[..], &value[..]));
+            assert_eq!(slot.value_bytes(), value);
             slot.end(Time::ZERO);
-            assert_eq!((slot.key(), slot.value().len(), slot.is_deleted()), (key, 0, true));
+            assert_eq!((slot.key(), slot.proof(), slot.value().len()), (key, &b"proof"[..], 0));
+            slot.set_proof(b"");
+            assert_eq!((slot.key(), slot.proof().len(), slot.is_deleted()), (key, 0, true));
         }
     }
 

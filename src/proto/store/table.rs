@@ -10,10 +10,14 @@ use std::{
 use bytes::Bytes;
 use siphasher::sip::SipHasher13;
 
-use super::slots::{Fate, Slot, Slots};
+use super::{
+    RECORD_OVERHEAD,
+    slots::{Fate, Slot, Slots},
+};
 use crate::{
     NodeId, StateType, SyncableState, Value,
     proto::{Time, ranges::Ranges, time::wall_time},
+    wire::{codec, message::Proof},
 };
 
 /// What is known of a type: for each source and epoch, the dots.
@@ -30,6 +34,8 @@ pub(super) struct Record {
     pub(super) fate: Fate,
     /// Empty if it is a tombstone.
     pub(super) value: Bytes,
+    /// Its writer's signature; empty where none is wanted, and of an own record until it is told.
+    pub(super) proof: Bytes,
 }
 
 /// A record where it is held.
@@ -51,6 +57,8 @@ pub(super) struct Life {
     floor: u64,
     /// Invariant: exactly the dots of the records held, tombstones included, each with its slot.
     dots: BTreeMap<u64, u32>,
+    /// By which certificates the records held are signed, and how many by each.
+    signers: BTreeMap<u64, u32>,
 }
 
 /// All there is of one type.
@@ -139,6 +147,20 @@ impl<'a> Held<'a> {
     }
 
     /// For who keeps it.
+    pub(super) fn value_bytes(self) -> Bytes {
+        self.slot.value_bytes()
+    }
+
+    pub(super) fn proof(self) -> &'a [u8] {
+        self.slot.proof()
+    }
+
+    /// What it costs on the wire, about.
+    pub(super) fn size(self) -> usize {
+        self.key().len() + self.value().len() + self.proof().len() + RECORD_OVERHEAD
+    }
+
+    /// For who keeps it.
     pub(super) fn to_record(self) -> Record {
         Record {
             source: self.source().clone(),
@@ -148,6 +170,7 @@ impl<'a> Held<'a> {
             timestamp_ms: self.timestamp_ms(),
             fate: self.fate(),
             value: self.slot.value_bytes(),
+            proof: Bytes::copy_from_slice(self.proof()),
         }
     }
 
@@ -211,7 +234,8 @@ impl Table {
         let number = *self.numbers.entry((source.clone(), epoch)).or_insert(next);
         if number == next {
             let (source, known) = (source.clone(), Ranges::default());
-            self.lives.push(Life { source, epoch, known, floor: 0, dots: BTreeMap::new() });
+            let (dots, signers) = (BTreeMap::new(), BTreeMap::new());
+            self.lives.push(Life { source, epoch, known, floor: 0, dots, signers });
         }
         number
     }
@@ -270,9 +294,9 @@ impl Table {
         if self.at_number(found).is_some_and(|held| !Self::wins(self.per_node, record, held)) {
             return Placed::Lost;
         }
-        let Record { source, epoch, seq, version, timestamp_ms, fate, value } = record;
+        let Record { source, epoch, seq, version, timestamp_ms, fate, value, proof } = record;
         let life = self.life_number(source, *epoch);
-        let slot = Slot::new(key, value, (life, *seq), (*version, *timestamp_ms), *fate);
+        let slot = Slot::new(key, (value, proof), (life, *seq), (*version, *timestamp_ms), *fate);
         let old = found.and_then(|number| self.take_out(number));
         // The same place again: the last to go was the first to be given back.
         let number = self.slots.insert(slot);
@@ -429,6 +453,7 @@ impl Table {
     fn count(&mut self, number: u32, enters: bool) {
         let Some(held) = self.at_number(Some(number)) else { return };
         let (life, seq, fate) = (held.slot.life as usize, held.seq(), held.fate());
+        let signer = signer_of(held.proof());
         let hash = if fate == Fate::Stays { self.record_hash(held) } else { 0 };
         let ends = match fate {
             Fate::Stays => None,
@@ -436,6 +461,14 @@ impl Table {
             Fate::Ended(at) => Some((&mut self.tombstones, at)),
         };
         let one = usize::from(!matches!(fate, Fate::Ended(_)));
+        if let Some(signer) = signer {
+            let signers = &mut self.lives[life].signers;
+            let count = signers.entry(signer).or_default();
+            *count = if enters { *count + 1 } else { *count - 1 };
+            if *count == 0 {
+                signers.remove(&signer);
+            }
+        }
         if enters {
             ends.map(|(ends, at)| ends.insert((at, number)));
             self.lives[life].dots.insert(seq, number);
@@ -447,6 +480,24 @@ impl Table {
             self.digest = self.digest.wrapping_sub(hash);
             self.live -= one;
         }
+    }
+
+    /// Puts another proof to a record that is held; whether there is one.
+    pub(super) fn set_proof(&mut self, source: &NodeId, epoch: u64, seq: u64, proof: &[u8]) -> bool {
+        let number = self.life(source, epoch).and_then(|life| life.dots.get(&seq)).copied();
+        let Some(number) = number else { return false };
+        self.count(number, false);
+        if let Some(slot) = self.slots.get_mut(number) {
+            slot.set_proof(proof);
+        }
+        self.count(number, true);
+        true
+    }
+
+    /// Whether a record of that source is held that was signed by those certificates.
+    pub(super) fn has_signer(&self, source: &NodeId, chain_hash: u64) -> bool {
+        let mut lives = self.numbers.range((source.clone(), 0)..=(source.clone(), u64::MAX));
+        lives.any(|(_, number)| self.lives[*number as usize].signers.contains_key(&chain_hash))
     }
 
     fn record_hash(&self, held: Held<'_>) -> u64 {
@@ -482,6 +533,7 @@ impl Table {
     pub(super) fn check(&self) {
         let (mut digest, mut live) = (0_u64, 0);
         let mut dots = vec![BTreeMap::new(); self.lives.len()];
+        let mut signers = vec![BTreeMap::new(); self.lives.len()];
         let (mut index, mut expiries, mut tombstones) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for (number, slot) in self.slots.from(0) {
             let held = Held { life: &self.lives[slot.life as usize], slot };
@@ -495,6 +547,9 @@ impl Table {
             assert!(index.insert((self.key_hash(held.key(), held.source()), number)));
             assert_eq!(self.find(held.key(), held.source()), Some(number), "two records under one key");
             assert!(held.life.known.contains(slot.seq), "a record outside the vector: {}", held.key());
+            if let Some(signer) = signer_of(held.proof()) {
+                *signers[slot.life as usize].entry(signer).or_insert(0_u32) += 1;
+            }
         }
         for (source, epoch, ranges) in self.vector() {
             digest = digest.wrapping_add(self.entry_hash(source, epoch, ranges));
@@ -502,5 +557,15 @@ impl Table {
         let kept: Vec<_> = self.lives.iter().map(|life| life.dots.clone()).collect();
         assert_eq!((digest, live, &dots, &index), (self.digest, self.live, &kept, &self.index));
         assert_eq!((&expiries, &tombstones), (&self.expiries, &self.tombstones));
+        let kept: Vec<_> = self.lives.iter().map(|life| life.signers.clone()).collect();
+        assert_eq!(signers, kept);
     }
+}
+
+/// By which certificates a proof was made.
+pub(super) fn signer_of(proof: &[u8]) -> Option<u64> {
+    if proof.is_empty() {
+        return None;
+    }
+    codec::decode(proof).ok().map(|proof: Proof| proof.chain_hash)
 }

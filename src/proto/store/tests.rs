@@ -19,6 +19,7 @@ fn config(name: &str) -> StoreConfig {
         tombstone_ttl: Duration::from_secs(60),
         max_batch_size: 100,
         disabled: BTreeSet::from([StateType::CONNTRACK]),
+        signed: Signed::None,
         hash_key: (1, 2),
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     wire::{
         CloseCode, codec,
         hello::Introduction,
-        message::{Accusation, ClaimBody, CoreHello, Digests, Ping, SignedClaim, kind},
+        message::{Accusation, ClaimBody, CoreHello, Digests, Ping, Signed, SignedClaim, kind},
     },
 };
 
@@ -410,7 +410,7 @@ fn a_node_whose_clock_went_back_goes_beyond_the_epoch_that_peers_remember() {
 type Change = Box<dyn Fn(&mut Introduction)>;
 
 fn core_of(claim: SignedClaim) -> Bytes {
-    codec::encode(&CoreHello { claim, clock: 0, disabled: Vec::new() }).into()
+    codec::encode(&CoreHello { claim, clock: 0, disabled: Vec::new(), signed: Signed::None }).into()
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod membership;
 mod models;
 mod repair;
 mod returns;
+mod signatures;
 mod small_worlds;
 mod spread;
 mod state;

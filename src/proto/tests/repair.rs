@@ -218,6 +218,7 @@ fn what_an_exchange_could_not_accept_stays_unknown_whatever_is_claimed() {
         deleted: false,
         ttl_ms: None,
         value: Value::encode(&seq).unwrap().into_bytes(),
+        proof: bytes::Bytes::new(),
     };
     let records = vec![record(1, 7), record(2, lamport::bound(WALL_MS) + (1 << 40)), record(3, 8)];
     let batch = RecordBatch {

@@ -218,6 +218,7 @@ fn a_record_of_an_own_later_life_is_kept_once_that_life_is_an_earlier_one() {
         deleted: false,
         ttl_ms: None,
         value: value(7).into_bytes(),
+        proof: bytes::Bytes::new(),
     };
     // `a` holds it and does not know `b`, as after an operator had it forgotten.
     let (epoch, carried) = (WALL_MS + 5_000, Vec::new());
@@ -248,6 +249,7 @@ fn who_hears_of_own_records_that_it_did_not_write_goes_on_under_a_later_epoch() 
         deleted: false,
         ttl_ms: None,
         value: value(666).into_bytes(),
+        proof: bytes::Bytes::new(),
     }];
     let state_type = (&StateType::HEALTH).into();
     let forged = RecordBatch { state_type, source: id("a"), epoch: used, records, carried: Vec::new() };

@@ -8,6 +8,7 @@ mod liars;
 mod lifetimes;
 mod lists;
 mod membership;
+mod signatures;
 mod state;
 mod storm;
 mod sync;

@@ -334,6 +334,7 @@ fn a_flow_costs_less_than_80_bytes_on_the_wire() {
         deleted: false,
         ttl_ms: Some(60_000),
         value: write.value.unwrap().as_bytes().to_vec().into(),
+        proof: bytes::Bytes::new(),
     };
     let bytes = rmp_serde::to_vec(&record).unwrap();
     assert!(bytes.len() < 80, "{} bytes", bytes.len());
