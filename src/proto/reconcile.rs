@@ -97,10 +97,18 @@ pub(super) struct Exchange {
     bygone: bygone::Told,
     /// Types of which the peer was told all that is held here.
     compares: BTreeSet<StateType>,
-    told_all: bool,
+    half: Half,
     heard_all: bool,
-    /// This side's half of the stream has been ended.
-    finished: bool,
+}
+
+/// This side's half of an exchange.
+#[cfg_attr(test, derive(Clone))]
+#[derive(Debug, PartialEq, Eq)]
+enum Half {
+    Telling,
+    /// All was told; the stream stays open while the peer is still to be asked, or frames wait.
+    Told,
+    Ended,
 }
 
 /// What is still to be sent.
@@ -248,9 +256,8 @@ impl Exchange {
             refused: BTreeMap::new(),
             bygone: bygone::Told::default(),
             compares: BTreeSet::new(),
-            told_all: false,
+            half: Half::Telling,
             heard_all: false,
-            finished: false,
         }
     }
 }

@@ -30,7 +30,7 @@ pub(crate) use self::{delta::Cursor, outbox::Lane, proofs::Alike, table::Vector}
 use self::{
     outbox::Outbox,
     slots::Fate,
-    table::{Placed, Record, Table},
+    table::{Held, Placed, Record, Table},
 };
 use crate::{
     NodeId, StateChange, StateType, SyncableState,
@@ -542,7 +542,7 @@ impl Store {
     fn tombstone(&self, state_type: &StateType, key: &str, source: &NodeId, now: Now) -> Fate {
         let longest = now.time + self.config.tombstone_ttl;
         let held = self.tables.get(state_type).and_then(|table| table.held(key, source));
-        let kept = match held.map(|held| held.fate()) {
+        let kept = match held.map(Held::fate) {
             None | Some(Fate::Stays) => longest,
             Some(Fate::Ends(at)) => at + self.kept_after_its_end(),
             Some(Fate::Ended(kept)) => kept.max(now.time + self.kept_after_its_end()),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ENTRIES_PER_FRAME, Exchange, FRAME_LEN, FRAMES_AHEAD, Plan, RANGES_MAX, RANGES_PER_ENTRY,
+    ENTRIES_PER_FRAME, Exchange, FRAME_LEN, FRAMES_AHEAD, Half, Plan, RANGES_MAX, RANGES_PER_ENTRY,
     RANGES_PER_FRAME, ROWS_PER_FRAME, SIGNED_FRAME_LEN, SYNCED_WITH,
 };
 use crate::{
@@ -275,7 +275,8 @@ impl Protocol {
     /// Sends the next frames, as far as there is room.
     pub(super) fn pump(&mut self, stream: StreamId, now: Now) {
         while let Some(exchange) = self.exchanges.get_mut(&stream) {
-            if exchange.ahead >= FRAMES_AHEAD || !exchange.queue.is_empty() || exchange.told_all {
+            if exchange.ahead >= FRAMES_AHEAD || !exchange.queue.is_empty() || exchange.half != Half::Telling
+            {
                 break;
             }
             let Some(mut plan) = exchange.plan.take() else { break };
@@ -297,7 +298,9 @@ impl Protocol {
             }
             if let Some(exchange) = self.exchanges.get_mut(&stream) {
                 exchange.plan = Some(plan);
-                exchange.told_all |= done;
+                if done {
+                    exchange.half = Half::Told;
+                }
             }
             self.finish_if_said(stream);
         }
@@ -308,8 +311,8 @@ impl Protocol {
     /// peer has answered asks after it has told.
     pub(super) fn finish_if_said(&mut self, stream: StreamId) {
         let Some(exchange) = self.exchanges.get_mut(&stream) else { return };
-        let said = exchange.told_all && exchange.asked.is_some() && exchange.queue.is_empty();
-        if said && !std::mem::replace(&mut exchange.finished, true) {
+        if exchange.half == Half::Told && exchange.asked.is_some() && exchange.queue.is_empty() {
+            exchange.half = Half::Ended;
             self.outputs.push_back(Output::Finish { stream });
         }
     }
@@ -404,13 +407,14 @@ impl Protocol {
     }
 
     pub(super) fn end_if_complete(&mut self, stream: StreamId, now: Now) {
-        let complete =
-            |exchange: &Exchange| exchange.told_all && exchange.heard_all && exchange.queue.is_empty();
+        let complete = |exchange: &Exchange| {
+            exchange.half != Half::Telling && exchange.heard_all && exchange.queue.is_empty()
+        };
         if !self.exchanges.get(&stream).is_some_and(complete) {
             return;
         }
         let Some(exchange) = self.drop_exchange(stream) else { return };
-        if !exchange.finished {
+        if exchange.half != Half::Ended {
             // The peer has said that it has no more to say, before it was asked.
             self.outputs.push_back(Output::Finish { stream });
         }
