@@ -137,10 +137,13 @@ impl Member {
     }
 }
 
-/// Which of two claims of one node counts: the later epoch; within it a goodbye, after which nothing follows;
-/// then the greater incarnation.
-pub(crate) fn rank(body: &ClaimBody) -> (u64, bool, u64) {
-    (body.epoch, body.left, body.incarnation)
+/// Which of two claims of one node counts: the later epoch, then the greater incarnation, then a goodbye.
+///
+/// A goodbye raises the incarnation, so nothing that its life has said follows it. It does not win over a greater
+/// incarnation: it would take the member back below what is known of it, graves and accusations would be measured by
+/// the lesser number, and an old claim would be news once the member was forgotten.
+pub(crate) fn rank(body: &ClaimBody) -> (u64, u64, bool) {
+    (body.epoch, body.incarnation, body.left)
 }
 
 /// A place on the ring.

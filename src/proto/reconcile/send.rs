@@ -190,7 +190,7 @@ impl Protocol {
             exchange.rows.clone_from(&rows);
             for (id, member) in self.members.iter() {
                 let lacks = rows.get(id).is_none_or(|row| {
-                    rank(&member.body) > (row.epoch, row.standing == Standing::Left, row.incarnation)
+                    rank(&member.body) > (row.epoch, row.incarnation, row.standing == Standing::Left)
                 });
                 if lacks {
                     plan.claims.push_back(id.clone());

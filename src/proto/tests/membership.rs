@@ -101,9 +101,10 @@ fn a_claim_whose_certificate_is_not_known_is_asked_for() {
 }
 
 #[test]
-fn of_two_claims_the_later_epoch_counts_then_a_goodbye_then_the_incarnation() {
+fn of_two_claims_the_later_epoch_counts_then_the_incarnation_then_a_goodbye() {
     let epoch = config("b").epoch;
-    let claims = [(0, 1, false), (0, 2, false), (0, 2, true), (1, 0, false), (1, 1, false), (1, 1, true)];
+    let claims =
+        [(0, 1, true), (0, 2, false), (0, 2, true), (1, 0, false), (1, 0, true), (1, 1, false), (1, 1, true)];
     let signed = |(life, incarnation, left)| {
         claim(|body| (body.epoch, body.incarnation, body.left) = (epoch + life, incarnation, left), "b")
     };
@@ -126,16 +127,30 @@ fn of_two_claims_the_later_epoch_counts_then_a_goodbye_then_the_incarnation() {
 }
 
 #[test]
-fn nothing_of_the_same_life_follows_a_goodbye() {
+fn nothing_that_was_said_before_it_follows_a_goodbye() {
     let mut a = a_knowing_b(0);
-    tell(&mut a, &claim(|body| (body.incarnation, body.left) = (1, true), "b"), 1);
+    tell(&mut a, &claim(|body| (body.incarnation, body.left) = (7, true), "b"), 1);
     assert_eq!(events(&drain(&mut a)), [(EventKind::NodeLeave, "b".into())]);
     tell(&mut a, &claim(|body| body.incarnation = 7, "b"), 2);
-    accuse(&mut a, 1, true, "c", 3);
+    accuse(&mut a, 7, true, "c", 3);
     assert!(events(&run(&mut a, 30_000)).iter().all(|(_, node)| node != "b"));
     assert_eq!(status(&a), Some(NodeStatus::Left));
     tell(&mut a, &claim(|body| body.epoch += 1, "b"), 30_001);
     assert!(events(&drain(&mut a)).contains(&(EventKind::NodeJoin, "b".into())));
+}
+
+#[test]
+fn a_goodbye_below_what_is_known_takes_nothing_back() {
+    // Of another process that began in the same millisecond, or signed by who has stolen the key.
+    let mut a = a_knowing_b(2);
+    tell(&mut a, &claim(|body| (body.incarnation, body.left) = (1, true), "b"), 1);
+    assert_eq!((a.node(&id("b")).unwrap().incarnation, status(&a)), (2, Some(NodeStatus::Alive)));
+    // Nor does what was said before a goodbye bring back who was forgotten since.
+    tell(&mut a, &claim(|body| (body.incarnation, body.left) = (3, true), "b"), 2);
+    tell(&mut a, &claim(|body| (body.incarnation, body.left) = (1, true), "b"), 3);
+    a.forget(&id("b"), at(4)).unwrap();
+    tell(&mut a, &claim(|body| body.incarnation = 2, "b"), 5);
+    assert_eq!(status(&a), None);
 }
 
 #[test]

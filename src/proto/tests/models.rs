@@ -18,9 +18,9 @@ fn said() -> impl Strategy<Value = Said> {
     (prop::sample::select(vec!["x", "y"]), 0..3_u64, 0..3_u64, prop::bool::weighted(0.3))
 }
 
-/// Which of two claims of one node counts: the later epoch, then a goodbye, then the later incarnation.
-fn rank((_, life, incarnation, left): Said) -> (u64, bool, u64) {
-    (life, left, incarnation)
+/// Which of two claims of one node counts: the later epoch, then the later incarnation, then a goodbye.
+fn rank((_, life, incarnation, left): Said) -> (u64, u64, bool) {
+    (life, incarnation, left)
 }
 
 fn signed((name, life, incarnation, left): Said) -> SignedClaim {

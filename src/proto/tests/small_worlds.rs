@@ -86,7 +86,7 @@ struct World {
     gone: BTreeSet<usize>,
     written: Vec<Written>,
     /// The greatest claim that each has held of each.
-    ranks: BTreeMap<(usize, NodeId), (u64, bool, u64)>,
+    ranks: BTreeMap<(usize, NodeId), (u64, u64, bool)>,
 }
 
 impl World {
