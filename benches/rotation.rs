@@ -16,6 +16,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        mpsc::{Receiver, Sender, channel},
     },
     time::{Duration, Instant},
 };
@@ -140,6 +141,9 @@ struct Fleet {
     /// They end before their files go.
     processes: BTreeMap<String, Process>,
     dir: tempfile::TempDir,
+    /// One for each line that a node has told.
+    news: Receiver<()>,
+    tells: Sender<()>,
 }
 
 impl Fleet {
@@ -159,13 +163,14 @@ impl Fleet {
         let address =
             first.strip_prefix("address ").ok_or_else(|| format!("not an address: {first}"))?.to_owned();
         let told = Arc::new(Mutex::new(Told::default()));
-        let heard = Arc::clone(&told);
+        let (heard, tells) = (Arc::clone(&told), self.tells.clone());
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let numbers: Vec<u64> = line.split(' ').filter_map(|number| number.parse().ok()).collect();
                 if let [alive, connected, doubts, written, held, renewals, roots] = numbers[..] {
                     let now = Told { alive, connected, doubts, written, held, renewals, roots };
                     heard.lock().map(|mut told| *told = now).unwrap_or_default();
+                    let _ = tells.send(());
                 }
             }
         });
@@ -188,7 +193,7 @@ impl Fleet {
             if begun.elapsed() > LIMIT {
                 return Err(format!("not within {LIMIT:?}: {what}; {:?}", self.all()).into());
             }
-            std::thread::sleep(Duration::from_millis(2));
+            self.news.recv_timeout(LIMIT)?;
         }
         Ok(begun.elapsed())
     }
@@ -232,7 +237,8 @@ impl Fleet {
 
 fn operate(nodes: usize) -> Fallible<()> {
     let mut authority = Authority::generate("bench")?;
-    let mut fleet = Fleet { dir: tempfile::tempdir()?, processes: BTreeMap::new() };
+    let (tells, news) = channel();
+    let mut fleet = Fleet { processes: BTreeMap::new(), dir: tempfile::tempdir()?, news, tells };
     let names: Vec<String> =
         (0..nodes - 1).map(|number| format!("n{number:02}")).chain(["revoked".into()]).collect();
     let mut seed = "-".to_owned();
