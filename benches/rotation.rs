@@ -230,8 +230,9 @@ impl Fleet {
         self.processes.keys().map(|name| (name.clone(), self.told(name).renewals)).collect()
     }
 
+    /// Of those who stay: the revoked one has reason to doubt everybody.
     fn doubts(&self) -> u64 {
-        self.all().iter().map(|told| told.doubts).sum()
+        self.processes.keys().filter(|name| *name != "revoked").map(|name| self.told(name).doubts).sum()
     }
 }
 
