@@ -18,7 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{Log, authority, config, fleet, id, node, started, still_serves, text, until};
+use common::{Log, authority, config, fleet, fleet_of, id, node, started, still_serves, text, until};
 use mint::Mint;
 use phalanx::{Authority, Cluster, Config, EventKind, Identity, SignatureScheme, SigningKey, Validity};
 use rcgen::{KeyPair, SigningKey as _};
@@ -32,15 +32,6 @@ fn calm(mut config: Config) -> Config {
     config.ping_interval = Duration::from_secs(1);
     config.ping_timeout = Duration::from_millis(900);
     config
-}
-
-async fn calm_fleet(authority: &Authority, size: usize) -> Vec<Cluster> {
-    let mut fleet: Vec<Cluster> = Vec::new();
-    for number in 0..size {
-        let seeds: Vec<_> = fleet.first().into_iter().collect();
-        fleet.push(started(calm(node(authority, &format!("n{number}"), &seeds))).await);
-    }
-    fleet
 }
 
 fn connected(node: &Cluster, peer: &str) -> bool {
@@ -71,7 +62,7 @@ fn undisturbed(logs: &[Log], names: &[&str]) -> bool {
 #[tokio::test]
 async fn a_node_revoked_at_one_is_out_everywhere_within_two_seconds_and_stays_out() {
     let ours = authority();
-    let mut fleet = calm_fleet(&ours, 3).await;
+    let mut fleet = fleet_of(&ours, 3, calm).await;
     let lost = ours.issue(&id("lost")).unwrap();
     fleet.push(started(calm(config(lost.clone(), &[&fleet[0]]))).await);
     all_connected(&fleet).await;
@@ -300,7 +291,7 @@ async fn a_list_put_beside_watched_files_reaches_the_whole_cluster() {
 #[tokio::test]
 async fn a_peers_certificate_that_ends_closes_its_connection_unless_it_is_renewed_before() {
     let ours = authority();
-    let fleet = calm_fleet(&ours, 2).await;
+    let fleet = fleet_of(&ours, 2, calm).await;
     let now = clock();
     let end = now + Duration::from_secs(8);
     let short = |name: &str| {

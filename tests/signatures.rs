@@ -7,8 +7,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Log, authority, config, id, node, started, text, until};
-use phalanx::{Authority, Cluster, Config, EventKind, Identity, Options, Shown, Sign, StateType};
+use common::{Log, authority, config, fleet_of, id, node, started, text, until};
+use phalanx::{Cluster, Config, EventKind, Identity, Options, Shown, Sign, StateType};
 
 fn routes() -> StateType {
     StateType::shared("routes")
@@ -19,16 +19,6 @@ fn signing(mut config: Config) -> Config {
     config
 }
 
-async fn signing_fleet(authority: &Authority, size: usize) -> Vec<Cluster> {
-    let mut fleet: Vec<Cluster> = Vec::new();
-    for number in 0..size {
-        let seeds: Vec<_> = fleet.first().into_iter().collect();
-        fleet.push(started(signing(node(authority, &format!("n{number}"), &seeds))).await);
-    }
-    until("all see all", || fleet.iter().all(|node| node.cluster_size() == size)).await;
-    fleet
-}
-
 fn is_clean(node: &Cluster) -> bool {
     let counters = node.stats().gossip.counters;
     counters.records_forged + counters.records_unsigned == 0
@@ -37,7 +27,7 @@ fn is_clean(node: &Cluster) -> bool {
 #[tokio::test]
 async fn after_a_renewal_records_are_signed_anew_and_a_joiner_takes_them_from_others() {
     let ours = authority();
-    let fleet = signing_fleet(&ours, 3).await;
+    let fleet = fleet_of(&ours, 3, signing).await;
     let logs: Vec<_> = fleet.iter().map(Log::of).collect();
     for number in 0..700 {
         fleet[0].broadcast(routes(), format!("k{number}"), &number.to_string()).unwrap();
@@ -73,7 +63,7 @@ async fn after_a_renewal_records_are_signed_anew_and_a_joiner_takes_them_from_ot
 #[tokio::test]
 async fn what_a_revoked_node_wrote_is_the_same_for_who_comes_later() {
     let ours = authority();
-    let mut fleet = signing_fleet(&ours, 2).await;
+    let mut fleet = fleet_of(&ours, 2, signing).await;
     let lost = ours.issue(&id("lost")).unwrap();
     let gone = started(signing(config(lost.clone(), &[&fleet[0]]))).await;
     gone.broadcast(routes(), "x", &"of the lost").unwrap();
@@ -92,7 +82,7 @@ async fn what_a_revoked_node_wrote_is_the_same_for_who_comes_later() {
 #[tokio::test]
 async fn a_node_that_was_not_told_to_sign_is_a_member_and_its_records_are_not_taken() {
     let ours = authority();
-    let fleet = signing_fleet(&ours, 2).await;
+    let fleet = fleet_of(&ours, 2, signing).await;
     let plain = started(node(&ours, "plain", &[&fleet[0]])).await;
     until("it is a member", || fleet.iter().all(|node| node.cluster_size() == 3)).await;
     plain.broadcast(routes(), "x", &"unsigned").unwrap();

@@ -49,11 +49,15 @@ pub(crate) async fn started(config: Config) -> Cluster {
 
 /// That many nodes, `n0` first, which see one another.
 pub(crate) async fn fleet(authority: &Authority, size: usize) -> Vec<Cluster> {
+    fleet_of(authority, size, |config| config).await
+}
+
+/// The same with what `set` sets.
+pub(crate) async fn fleet_of(authority: &Authority, size: usize, set: fn(Config) -> Config) -> Vec<Cluster> {
     let mut fleet: Vec<Cluster> = Vec::new();
     for number in 0..size {
         let seeds: Vec<_> = fleet.first().into_iter().collect();
-        let cluster = started(node(authority, &format!("n{number}"), &seeds)).await;
-        fleet.push(cluster);
+        fleet.push(started(set(node(authority, &format!("n{number}"), &seeds))).await);
     }
     until("all see all", || fleet.iter().all(|node| node.cluster_size() == size)).await;
     fleet
